@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# The test command. Sets up what it needs on a machine with nothing but Python 3.11+.
+#
+#   tests/run.sh            everything that needs no foreign client   (under 20 minutes)
+#   tests/run.sh --quick    format, lint, types, contracts, the quick tests   (under 3 minutes)
+#   tests/run.sh --interop  the foreign clients, each from its package registry
+#   further arguments go to pytest: tests/run.sh --quick tests/store -k torn
+set -eu
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. deploy/setup-venv.sh
+setup_venv dev
+PATH="$PWD/.venv/bin:$PATH"
+
+mode=full
+case "${1:-}" in
+  --quick) mode=quick; shift ;;
+  --interop) mode=interop; shift ;;
+esac
+
+check() { printf '== %s\n' "$*"; "$@"; }
+
+if [ "$mode" != interop ]; then
+  check ruff format --check .
+  check ruff check .
+  check mypy
+  check lint-imports
+fi
+case "$mode" in
+  quick)   check python -m pytest -q -m "not slow and not interop" "$@" ;;
+  full)    check python -m pytest -q -m "not interop" "$@" ;;
+  interop) check python -m pytest -q -m interop "$@" ;;
+esac
