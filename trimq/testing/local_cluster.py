@@ -226,7 +226,13 @@ class LocalCluster:
         """kill -9, and wait until the processes are gone."""
         for name in names:
             self.signal(name, signal.SIGKILL)
-        self._reap(names, timeout_s=_TERM_GRACE_S)
+        self.await_gone(*names)
+
+    def await_gone(self, *names: str) -> None:
+        """Wait until processes that were signalled are gone. Raises ClusterError when they stay."""
+        left = self._reap(names, timeout_s=_TERM_GRACE_S)
+        if left:
+            raise ClusterError(f"{', '.join(left)} did not end")
 
     def stop(self, *names: str, grace_s: float = _TERM_GRACE_S) -> None:
         """End processes in good order (SIGTERM); after the grace they are killed. Those that do not run are skipped."""

@@ -1,0 +1,78 @@
+"""A program for the native C++ clients on PyPI (`rocketmq` 0.4.4, `rocketmq-python-cvs` 2.1.0.3), each in its venv.
+
+    cpp_client.py send NAMESRV TOPIC COUNT      sends COUNT keyed messages one by one, each retried until it is accepted
+    cpp_client.py consume NAMESRV TOPIC GROUP COUNT SECONDS   push consumer until COUNT distinct bodies or SECONDS
+
+Each prints JSON lines on standard output; the last one is a summary. It must not import anything of trimq: the
+client's own package is called `rocketmq` and the virtual environment holds nothing else.
+"""
+
+import json
+import sys
+import threading
+import time
+
+from rocketmq.client import Message, Producer, PushConsumer
+
+
+def say(**fields):
+    sys.stdout.write(json.dumps(fields) + "\n")
+    sys.stdout.flush()
+
+
+def send(namesrv, topic, count):
+    producer = Producer("CPP_PRODUCER")
+    producer.set_namesrv_addr(namesrv)
+    producer.start()
+    errors = 0
+    for number in range(count):
+        message = Message(topic)
+        message.set_keys(f"key-{number}")
+        message.set_tags("TagA")
+        message.set_body(f"body-{number}")
+        while True:
+            try:
+                producer.send_sync(message)
+                break
+            except Exception as error:
+                errors += 1
+                say(event="error", number=number, error=str(error))
+                time.sleep(0.05)
+        if number % 100 == 99:
+            say(event="sent", count=number + 1)
+    producer.shutdown()
+    say(event="done", sent=count, errors=errors)
+
+
+def consume(namesrv, topic, group, count, seconds):
+    seen, lock, done = {}, threading.Lock(), threading.Event()
+
+    def callback(message):
+        body = message.body.decode() if isinstance(message.body, bytes) else message.body
+        with lock:
+            seen[body] = seen.get(body, 0) + 1
+            if len(seen) >= count:
+                done.set()
+        try:
+            from rocketmq.client import ConsumeStatus
+
+            return ConsumeStatus.CONSUME_SUCCESS
+        except ImportError:
+            return None
+
+    consumer = PushConsumer(group)
+    consumer.set_namesrv_addr(namesrv)
+    consumer.subscribe(topic, callback)
+    consumer.start()
+    say(event="started")
+    done.wait(seconds)
+    time.sleep(0.5)
+    consumer.shutdown()
+    say(event="done", distinct=len(seen), deliveries=sum(seen.values()), bodies=sorted(seen))
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "send":
+        send(sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    else:
+        consume(sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5]), float(sys.argv[6]))
