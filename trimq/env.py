@@ -57,7 +57,7 @@ class Addressed(Protocol):
 class TaskStatus(Protocol):
     """What Trio's and AnyIO's `start()` hand over; `started(value)` says that the service really is ready."""
 
-    def started(self, value: Any = None, /) -> None: ...  # Any: the value's type is the starter's business
+    def started(self, value: Any, /) -> None: ...  # Any: the value's type is the starter's business
 
 
 StreamHandler = Callable[[Stream], Awaitable[None]]

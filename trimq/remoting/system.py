@@ -1,0 +1,173 @@
+"""The real world: wall clock and TCP sockets. The only module of the library that touches them.
+
+Whatever needs time or a network takes a `trimq.env.Clock` or `Network`; `__main__` modules and the public client pass
+in the classes below, the simulator passes in its own.
+
+- `SystemClock`: wall time.
+- `TrioNetwork`: servers, and clients under Trio.
+- `AnyioNetwork`: connecting only, under Trio or asyncio, whichever runs. Under Trio it hands out Trio's own streams,
+  since AnyIO's wrapper around them would cost a fifth of every wake-up and give nothing.
+
+Sockets have TCP_NODELAY (both libraries set it: a request waits for its answer, so Nagle's algorithm would only add
+40 ms) and the kernel gives up on a silent host after `HOST_DEAD_S`: without that, a machine that lost its power keeps a
+connection open for a quarter of an hour.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from typing import Protocol
+
+import anyio
+import anyio.abc
+import sniffio
+import trio
+
+from trimq.env import Stream, StreamHandler, TaskStatus
+
+__all__ = ["HOST_DEAD_S", "AnyioNetwork", "SystemClock", "TrioNetwork", "address_text"]
+
+HOST_DEAD_S = 15
+"""A peer's kernel that acknowledges nothing for so long is dead. Pulls are held 15 s, but their TCP acks are not."""
+
+KEEPALIVE_IDLE_S = 10
+KEEPALIVE_INTERVAL_S = 5
+LISTEN_BACKLOG = 1024
+"""A cluster's clients all return in the same second after a restart."""
+
+
+class SystemClock:
+    """The wall clock of this machine."""
+
+    def wall_ms(self) -> int:
+        return time.time_ns() // 1_000_000  # noqa: TID251  (the one place where the clock is read)
+
+
+def address_text(address: object) -> str:
+    """`ip:port` of a socket address as Python gives it; an IPv6 address stays without brackets, as in RocketMQ."""
+    if isinstance(address, tuple) and len(address) >= 2:
+        return f"{address[0]}:{address[1]}"
+    return "?"
+
+
+class _HasOptions(Protocol):
+    def setsockopt(self, level: int, option: int, value: int, /) -> None: ...
+
+
+def _tune(sock: _HasOptions) -> None:
+    """Options that decide how soon a dead host is noticed. Best effort: a Unix socket has none of them."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if sys.platform == "linux":
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, HOST_DEAD_S * 1000)
+    except OSError:
+        return
+
+
+class TrioStream:
+    """A Trio stream that knows its addresses and raises `OSError` when the link is gone."""
+
+    __slots__ = ("_stream", "local", "peer")
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self.peer = self.local = "?"
+        try:
+            self.peer = address_text(stream.socket.getpeername())
+            self.local = address_text(stream.socket.getsockname())
+        except OSError:  # closed by the other side before we looked
+            pass
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        try:
+            return bytes(await self._stream.receive_some(max_bytes))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise _lost(error) from error
+
+    async def send_all(self, data: bytes) -> None:
+        try:
+            await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise _lost(error) from error
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+class AnyioStream:
+    """AnyIO's byte stream as ours."""
+
+    __slots__ = ("_stream", "local", "peer")
+
+    def __init__(self, stream: anyio.abc.SocketStream) -> None:
+        self._stream = stream
+        attribute = stream.extra_attributes
+        self.peer = address_text(attribute[anyio.abc.SocketAttribute.remote_address]())
+        self.local = address_text(attribute[anyio.abc.SocketAttribute.local_address]())
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        try:
+            return await self._stream.receive(max_bytes)
+        except anyio.EndOfStream:
+            return b""
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+            raise _lost(error) from error
+
+    async def send_all(self, data: bytes) -> None:
+        try:
+            await self._stream.send(data)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+            raise _lost(error) from error
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+def _lost(error: Exception) -> ConnectionError:
+    """The operating system's own words, which the libraries keep as the cause of their error."""
+    return ConnectionError(str(error.__cause__ or error) or "connection closed")
+
+
+class TrioNetwork:
+    """TCP under Trio."""
+
+    async def connect(self, host: str, port: int) -> Stream:
+        stream = await trio.open_tcp_stream(host, port)
+        _tune(stream.socket)
+        return TrioStream(stream)
+
+    async def serve(self, handler: StreamHandler, host: str, port: int, *, task_status: TaskStatus) -> None:
+        listeners = await trio.open_tcp_listeners(port, host=host or None, backlog=LISTEN_BACKLOG)
+        if port == 0:
+            # Several addresses of one name would each get a port of its own; the caller asked for one.
+            for surplus in listeners[1:]:
+                await surplus.aclose()
+            del listeners[1:]
+
+        async def handle(stream: trio.SocketStream) -> None:
+            _tune(stream.socket)
+            await handler(TrioStream(stream))
+
+        bound: int = listeners[0].socket.getsockname()[1]
+        async with trio.open_nursery() as nursery:
+            await nursery.start(trio.serve_listeners, handle, listeners)
+            task_status.started(bound)
+
+
+class AnyioNetwork:
+    """TCP for clients, under the event loop that is running."""
+
+    async def connect(self, host: str, port: int) -> Stream:
+        if sniffio.current_async_library() == "trio":
+            return await TrioNetwork().connect(host, port)
+        stream = await anyio.connect_tcp(host, port)
+        _tune(stream.extra_attributes[anyio.abc.SocketAttribute.raw_socket]())
+        return AnyioStream(stream)
+
+    async def serve(self, handler: StreamHandler, host: str, port: int, *, task_status: TaskStatus) -> None:
+        """Not for servers: they run on Trio. Raises `RuntimeError`."""
+        raise RuntimeError("servers run on Trio: pass a TrioNetwork")
