@@ -1,0 +1,679 @@
+"""One listener and one link per pair of nodes, shared by all groups of this process.
+
+A *link* is the way to one peer address; a *session* is one connection of it. The node with the smaller address dials,
+the other one accepts, so two nodes never hold two connections. A session starts with a hello from both sides: format
+version, both addresses, and per group what the group says of itself (its part is checked by the group: cluster,
+lineage, node id, store uuid, ...). What does not agree ends the session for that group, with one log line that names
+the field; a session without any group left in agreement is closed and retried slowly.
+
+Sending: three queues per link, strictly in this order: *control* (beats, votes, acknowledgements: everything queued
+goes out as one frame), *data* (entries, forwarded requests), *bulk* (file chunks). One `send_all` per wake-up, at most
+`PASS_BYTES` of data at a time, so that a beat never waits behind more than that. Messages to a peer without a session
+are dropped: Raft repeats what matters, and the forwarding part asks first.
+
+Receiving: all frames of one read are decoded and handed over per group in one call. Garbage ends that connection only.
+
+A session that breaks while the peer's address then *refuses* connections means that the process there has died: the
+groups hear `peer_gone` and may shorten their election timeout (raft.md §2.6). A peer that is only silent is not gone.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import random
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import trio
+
+from raft.env import BROKEN, Network, Stream
+from raft.frames import FRAME_MAX_BYTES, CodecError, FrameReader, encode_frame, split_frame
+from raft.signals import Signal
+
+__all__ = ["Address", "Endpoint", "Mismatch", "PeerLink", "PeerTransport", "TransportConfig"]
+
+log = logging.getLogger(__name__)
+
+PROTOCOL_VERSION = 1
+FEATURE_LEVEL = 1
+
+HELLO = 1
+GROUP = 2
+REFUSED = 3
+BUNDLE = 4
+MESSAGE = 5
+APP = 6
+
+RECEIVE_BYTES = 256 << 10
+PASS_BYTES = 256 << 10
+HELLO_MAX_BYTES = 1 << 20
+STRANGERS_MAX = 64
+"""Connections that have not introduced themselves yet."""
+CONTROL_QUEUE_MAX = 10_000
+DATA_QUEUE_MAX_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Address:
+    """Where a node listens for its peers."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """`host:port`. Raises ValueError."""
+        host, colon, port = text.rpartition(":")
+        if not colon or not host or not port.isdigit():
+            raise ValueError(f"{text!r} is not host:port")
+        return cls(host, int(port))
+
+
+@dataclass(frozen=True, slots=True)
+class TransportConfig:
+    """Times in seconds."""
+
+    connect_timeout_s: float = 1.0
+    hello_timeout_s: float = 2.0
+    backoff_min_s: float = 0.02
+    backoff_max_s: float = 0.5
+    refused_backoff_s: float = 2.0
+    """Pause after a session that ended because nothing agreed."""
+    ping_after_s: float = 0.5
+    """A link that sent nothing for so long sends an empty frame."""
+    silent_after_s: float = 2.0
+    """A link that received nothing for so long is closed: the connection may be half open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """Why a group does not want to talk to a peer."""
+
+    field: str
+    detail: str
+
+
+class Endpoint(Protocol):
+    """A group, as the transport sees it. All calls are synchronous and must not raise (but CodecError in `receive`)."""
+
+    def hello(self) -> dict[str, Any]:
+        """What this replica says of itself."""
+        ...
+
+    def check_hello(self, addr: Address, hello: dict[str, Any]) -> Mismatch | None:
+        """Look at what the replica at `addr` says of itself. Raises CodecError when it is not even well formed."""
+        ...
+
+    def link_up(self, addr: Address) -> None:
+        """A session agreed: messages sent from now on travel."""
+        ...
+
+    def link_down(self, addr: Address) -> None:
+        """The session ended: whatever was under way is lost or not, nobody knows."""
+        ...
+
+    def peer_gone(self, addr: Address) -> None:
+        """The session broke and nobody listens there any more."""
+        ...
+
+    def receive(self, addr: Address, messages: Sequence[tuple[list[Any], memoryview]]) -> None:
+        """Messages of one read, in order: fields and body. Raises CodecError: the session ends."""
+        ...
+
+    def receive_app(self, addr: Address, fields: list[Any], body: memoryview) -> None:
+        """A frame of the application channel."""
+        ...
+
+
+class PeerLink:
+    """The way to one peer address. Sending never blocks; False means dropped."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.groups: set[str] = set()  # groups in agreement in the present session; membership only, never iterated
+        self.session: _Session | None = None
+        self.wanted_by: dict[str, None] = {}
+        self.sent_frames = 0
+        self.received_frames = 0
+        self.dropped = 0
+
+    def agreed(self, group: str) -> bool:
+        """Is there a session in which both sides accepted the group?"""
+        return self.session is not None and group in self.groups
+
+    def send_control(self, group: str, fields: Sequence[Any]) -> bool:
+        """Queue a small message without a body; everything queued goes as one frame, before all data."""
+        session = self.session
+        if session is None or group not in self.groups or len(session.control) >= CONTROL_QUEUE_MAX:
+            self.dropped += 1
+            return False
+        session.control.append([group, *fields])
+        session.wake.set()
+        return True
+
+    def send_data(
+        self, group: str, fields: Sequence[Any], body: Sequence[bytes | memoryview], *, app: bool = False
+    ) -> bool:
+        """Queue a message with a body, behind all control messages."""
+        session = self.session
+        if session is None or group not in self.groups or session.data_bytes >= DATA_QUEUE_MAX_BYTES:
+            self.dropped += 1
+            return False
+        frame = encode_frame([APP if app else MESSAGE, group, *fields], body)
+        session.data.append(frame)
+        session.data_bytes += len(frame)
+        session.wake.set()
+        return True
+
+    def send_bulk(self, group: str, fields: Sequence[Any], body: Sequence[bytes | memoryview]) -> bool:
+        """Queue a message that may wait for everything else (installation, repair)."""
+        session = self.session
+        if session is None or group not in self.groups or session.data_bytes >= DATA_QUEUE_MAX_BYTES:
+            self.dropped += 1
+            return False
+        frame = encode_frame([MESSAGE, group, *fields], body)
+        session.bulk.append(frame)
+        session.data_bytes += len(frame)
+        session.wake.set()
+        return True
+
+
+class _Session:
+    """One connection of a link, after both hellos."""
+
+    def __init__(self, transport: PeerTransport, link: PeerLink, stream: Stream, reader: FrameReader) -> None:
+        self.control: deque[list[Any]] = deque()
+        self.data: deque[bytes] = deque()
+        self.bulk: deque[bytes] = deque()
+        self.urgent: deque[bytes] = deque()
+        self.data_bytes = 0
+        self.wake = Signal()
+        self.scope = trio.CancelScope()
+        self.last_sent = transport.now
+        self.last_received = transport.now
+        self.broken = False
+        self.all_refused = False
+        self.closing = False
+        self.hellos: dict[str, dict[str, Any]] = {}  # what the peer's groups said, also of groups we do not have yet
+        self.refused_groups: set[str] = set()  # membership only
+        self._transport = transport
+        self._link = link
+        self._stream = stream
+        self._reader = reader
+
+    async def run(self) -> None:
+        with self.scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._send)
+                await self._receive()
+                nursery.cancel_scope.cancel()
+
+    def next_parts(self) -> list[bytes]:
+        """What goes out in one `send_all`: urgent, control, then data, then bulk, up to PASS_BYTES of the latter."""
+        parts: list[bytes] = []
+        if self.urgent:
+            parts.extend(self.urgent)
+            self.urgent.clear()
+        if self.control:
+            parts.append(encode_frame([BUNDLE, list(self.control)]))
+            self.control.clear()
+        size = 0
+        while self.data and size < PASS_BYTES:
+            frame = self.data.popleft()
+            size += len(frame)
+            parts.append(frame)
+        while self.bulk and size < PASS_BYTES:
+            frame = self.bulk.popleft()
+            size += len(frame)
+            parts.append(frame)
+        self.data_bytes -= size
+        return parts
+
+    async def _send(self) -> None:
+        try:
+            while True:
+                await self.wake.wait()
+                while parts := self.next_parts():
+                    self._link.sent_frames += len(parts)
+                    self.last_sent = self._transport.now
+                    await self._stream.send_all(parts[0] if len(parts) == 1 else b"".join(parts))
+                if self.closing:
+                    self.scope.cancel()
+        except BROKEN:
+            self.broken = True
+            self.scope.cancel()
+
+    async def _receive(self) -> None:
+        transport, link = self._transport, self._link
+        try:
+            # Frames that came together with the hello.
+            transport._frames(link, self, self._reader.feed(b""))
+            while True:
+                data = await self._stream.receive_some(RECEIVE_BYTES)
+                if not data:
+                    self.broken = True
+                    return
+                self.last_received = transport.now
+                transport._frames(link, self, self._reader.feed(data))
+        except BROKEN:
+            self.broken = True
+        except CodecError as error:
+            log.warning("peer sent garbage; connection closed", extra={"peer": str(link.address), "reason": str(error)})
+
+
+class _Ended(enum.Enum):
+    """How an attempt to talk to a peer went."""
+
+    NO_HELLO = "no hello"
+    REFUSED = "refused"
+    CLOSED = "closed"
+    WORKED = "worked until the connection broke"
+
+
+class PeerTransport:
+    """All links of one listening address. `run` serves until cancelled."""
+
+    def __init__(
+        self,
+        network: Network,
+        rng: random.Random,
+        address: Address,
+        config: TransportConfig | None = None,
+        *,
+        listen_host: str | None = None,
+    ) -> None:
+        self.address = address
+        self.now = 0.0
+        """Time as the links see it: a reading of the clock that a late loop does not let jump (`tick`)."""
+        self._network = network
+        self._rng = rng
+        self._config = config or TransportConfig()
+        self._listen_host = listen_host or address.host
+        self._endpoints: dict[str, Endpoint] = {}
+        self._links: dict[Address, PeerLink] = {}
+        self._nursery: trio.Nursery | None = None
+        self._dialing: dict[Address, trio.CancelScope] = {}
+        self._complained: dict[tuple[Address, str], list[Mismatch]] = {}
+        self._strangers = 0
+
+    # groups
+
+    def register(self, group: str, endpoint: Endpoint) -> None:
+        """Let a group take part; it introduces itself on every session, present ones included."""
+        assert group not in self._endpoints, f"group {group} is registered twice"
+        self._endpoints[group] = endpoint
+        self.reintroduce(group)
+        self._revisit(group)
+
+    def unregister(self, group: str) -> None:
+        """The group is gone (stopped or failed); the other groups' links stay."""
+        self._endpoints.pop(group, None)
+        for link in list(self._links.values()):
+            if link.agreed(group):
+                link.groups.discard(group)
+                self._urgent(link, [REFUSED, group, "group", "stopped"])
+            self._unwant(link, group)
+
+    def set_peers(self, group: str, addresses: Sequence[Address]) -> None:
+        """Which peers the group wants links to (its own address is left out)."""
+        wanted = dict.fromkeys(address for address in addresses if address != self.address)
+        for address in wanted:
+            link = self.link(address)
+            link.wanted_by[group] = None
+            self._dial(link)
+        for link in list(self._links.values()):
+            if link.address not in wanted:
+                self._unwant(link, group)
+        self.reintroduce(group)
+        self._revisit(group)
+
+    def link(self, address: Address) -> PeerLink:
+        """The link to an address; made when it is first asked for, connected only when a group wants it."""
+        link = self._links.get(address)
+        if link is None:
+            link = self._links[address] = PeerLink(address)
+        return link
+
+    def reintroduce(self, group: str) -> None:
+        """What the group says of itself has changed: say it again on every session."""
+        endpoint = self._endpoints.get(group)
+        if endpoint is None:
+            return
+        for link in self._links.values():
+            if link.session is not None and group in link.wanted_by:
+                self._urgent(link, [GROUP, group, endpoint.hello()])
+
+    def _revisit(self, group: str) -> None:
+        """Peers may have introduced the group before it was known here."""
+        for link in list(self._links.values()):
+            session = link.session
+            if session is not None and group in session.hellos:
+                self._introduce(link, session, group, session.hellos[group])
+
+    def tick(self, now: float) -> None:
+        """Pings and silent links; called by the node's one tick task with its own, stall-proof time."""
+        self.now = now
+        for link in self._links.values():
+            session = link.session
+            if session is None:
+                continue
+            if now - session.last_received > self._config.silent_after_s:
+                log.info("peer is silent; connection closed", extra={"peer": str(link.address)})
+                session.scope.cancel()
+            elif now - session.last_sent > self._config.ping_after_s and not session.wake.is_set:
+                session.last_sent = now
+                self._urgent(link, [BUNDLE, []])
+
+    # connections
+
+    async def run(self, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED) -> None:
+        """Listen and keep links up; `started(port)`. Raises OSError when the address cannot be bound."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            self.now = trio.current_time()
+            try:
+                port = await nursery.start(self._listen)
+                for link in self._links.values():
+                    self._dial(link)
+                task_status.started(port)
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None
+
+    async def _listen(self, *, task_status: trio.TaskStatus[int]) -> None:
+        await self._network.serve(self._accept, self._listen_host, self.address.port, task_status=task_status)
+
+    def _dial(self, link: PeerLink) -> None:
+        if self._nursery is None or link.address in self._dialing or not link.wanted_by:
+            return
+        if self.address < link.address:
+            scope = self._dialing[link.address] = trio.CancelScope()
+            self._nursery.start_soon(self._keep_connected, link, scope)
+
+    def _unwant(self, link: PeerLink, group: str) -> None:
+        if link.wanted_by.pop(group, self) is self or link.wanted_by:
+            return
+        scope = self._dialing.pop(link.address, None)
+        if scope is not None:
+            scope.cancel()
+        if link.session is not None:
+            link.session.scope.cancel()
+
+    async def _keep_connected(self, link: PeerLink, scope: trio.CancelScope) -> None:
+        config = self._config
+        with scope:
+            backoff = config.backoff_min_s
+            broke = False
+            while True:
+                began = trio.current_time()
+                ended: _Ended = _Ended.NO_HELLO
+                try:
+                    with trio.fail_after(config.connect_timeout_s):
+                        stream = await self._network.connect(link.address.host, link.address.port)
+                except ConnectionRefusedError:
+                    if broke:
+                        self._gone(link)
+                except (OSError, trio.TooSlowError):
+                    pass
+                else:
+                    ended = await self._converse(link, stream, FrameReader(HELLO_MAX_BYTES), None)
+                broke = ended is _Ended.WORKED
+                if ended is _Ended.REFUSED:
+                    pause = config.refused_backoff_s
+                elif broke and trio.current_time() - began > config.backoff_max_s:
+                    pause, backoff = 0.0, config.backoff_min_s
+                else:
+                    pause, backoff = backoff, min(backoff * 2, config.backoff_max_s)
+                await trio.sleep(pause * (0.5 + self._rng.random()))
+
+    async def _accept(self, stream: Stream) -> None:
+        if self._strangers >= STRANGERS_MAX:
+            log.warning("too many connections without a hello; connection closed")
+            return
+        self._strangers += 1
+        try:
+            met = await self._hello_in(stream)
+        finally:
+            self._strangers -= 1
+        if met is not None:
+            link, reader, groups = met
+            ended = await self._converse(link, stream, reader, groups)
+            if ended is _Ended.WORKED and link.session is None and link.wanted_by and self._nursery is not None:
+                self._nursery.start_soon(self._probe, link)
+
+    async def _hello_in(self, stream: Stream) -> tuple[PeerLink, FrameReader, dict[str, Any]] | None:
+        """The hello of a node that dialled us. None (logged where it says something): close the connection."""
+        reader = FrameReader(HELLO_MAX_BYTES)
+        try:
+            with trio.move_on_after(self._config.hello_timeout_s):
+                frame = await self._first_frame(stream, reader)
+                if frame is None:
+                    return None
+                sender, groups = self._parse_hello(frame)
+                link = self._links.get(sender)
+                if link is None or not link.wanted_by:
+                    raise CodecError(f"peer address {sender} is in no group's list of peers")
+                return link, reader, groups
+        except BROKEN:
+            return None
+        except CodecError as error:
+            log.warning("not a peer; connection closed", extra={"reason": str(error)})
+            return None
+        log.warning("no hello in time; connection closed")
+        return None
+
+    async def _first_frame(self, stream: Stream, reader: FrameReader) -> bytes | None:
+        """The first frame of a connection, no matter how many came with it; None at the end of the stream."""
+        while True:
+            data = await stream.receive_some(RECEIVE_BYTES)
+            if not data:
+                if reader.buffered:
+                    raise CodecError("the connection ended within the hello")
+                return None
+            frames = reader.feed_one(data)
+            if frames is not None:
+                return frames
+
+    def _parse_hello(self, frame: bytes) -> tuple[Address, dict[str, Any]]:
+        header, _body = split_frame(frame)
+        if len(header) != 2 or header[0] != HELLO or not isinstance(header[1], dict):
+            raise CodecError("the first frame is not a hello")
+        fields = header[1]
+        version, sender, target, groups = (fields.get(name) for name in ("v", "from", "to", "groups"))
+        if version != PROTOCOL_VERSION:
+            raise CodecError(f"peer protocol version {version!r}, ours is {PROTOCOL_VERSION}")
+        if target != str(self.address):
+            raise CodecError(f"peer wants to reach {target!r}, this is {self.address}")
+        if not isinstance(sender, str) or not isinstance(groups, dict):
+            raise CodecError("the hello lacks its sender or its groups")
+        try:
+            return Address.parse(sender), groups
+        except ValueError as error:
+            raise CodecError(f"sender {error}") from None
+
+    def _hello_frame(self, link: PeerLink) -> bytes:
+        groups = {
+            name: endpoint.hello() for name, endpoint in sorted(self._endpoints.items()) if name in link.wanted_by
+        }
+        fields = {
+            "v": PROTOCOL_VERSION,
+            "feature": FEATURE_LEVEL,
+            "from": str(self.address),
+            "to": str(link.address),
+            "groups": groups,
+        }
+        return encode_frame([HELLO, fields])
+
+    async def _converse(
+        self, link: PeerLink, stream: Stream, reader: FrameReader, groups: dict[str, Any] | None
+    ) -> _Ended:
+        """Hello (the peer's is still to come when `groups` is None), then the session to its end."""
+        try:
+            try:
+                with trio.fail_after(self._config.hello_timeout_s):
+                    await stream.send_all(self._hello_frame(link))
+                    if groups is None:
+                        frame = await self._first_frame(stream, reader)
+                        if frame is None:
+                            return _Ended.NO_HELLO
+                        sender, groups = self._parse_hello(frame)
+                        if sender != link.address:
+                            raise CodecError(f"peer calls itself {sender}, dialled as {link.address}")
+            except (*BROKEN, trio.TooSlowError):
+                return _Ended.NO_HELLO
+            reader.limit_bytes = FRAME_MAX_BYTES
+            return await self._session(link, stream, reader, groups)
+        except CodecError as error:
+            log.warning(
+                "peer sent no valid hello; connection closed",
+                extra={"peer": str(link.address), "reason": str(error)},
+            )
+            return _Ended.REFUSED
+        finally:
+            await stream.aclose()
+
+    async def _session(self, link: PeerLink, stream: Stream, reader: FrameReader, groups: dict[str, Any]) -> _Ended:
+        if link.session is not None:
+            old = link.session
+            self._end(link, old)
+            old.scope.cancel()
+        session = link.session = _Session(self, link, stream, reader)
+        try:
+            for name in sorted(groups, key=str):
+                self._introduce(link, session, name, groups[name])
+            await session.run()  # also when all are refused: the refusals are said before it closes
+        finally:
+            if link.session is session:
+                self._end(link, session)
+        if session.all_refused:
+            return _Ended.REFUSED
+        return _Ended.WORKED if session.broken else _Ended.CLOSED
+
+    def _end(self, link: PeerLink, session: _Session) -> None:
+        """The session is over: forget it and tell the groups that were using it."""
+        link.session = None
+        groups = sorted(link.groups)
+        link.groups.clear()
+        for name in groups:
+            endpoint = self._endpoints.get(name)
+            if endpoint is not None:
+                endpoint.link_down(link.address)
+
+    async def _probe(self, link: PeerLink) -> None:
+        """We do not dial this peer, but want to know whether its process is still there."""
+        try:
+            with trio.fail_after(self._config.connect_timeout_s):
+                stream = await self._network.connect(link.address.host, link.address.port)
+        except ConnectionRefusedError:
+            if link.session is None:
+                self._gone(link)
+        except (OSError, trio.TooSlowError):
+            pass
+        else:
+            await stream.aclose()
+
+    def _gone(self, link: PeerLink) -> None:
+        for name in sorted(link.wanted_by):
+            endpoint = self._endpoints.get(name)
+            if endpoint is not None:
+                endpoint.peer_gone(link.address)
+
+    # frames
+
+    def _urgent(self, link: PeerLink, header: list[Any]) -> None:
+        if link.session is not None:
+            link.session.urgent.append(encode_frame(header))
+            link.session.wake.set()
+
+    def _introduce(self, link: PeerLink, session: _Session, group: Any, hello: Any) -> None:  # Any: peer's bytes
+        """A group of the peer says who it is: agree or refuse. Raises CodecError."""
+        if not isinstance(group, str) or not isinstance(hello, dict):
+            raise CodecError("a group's hello is malformed")
+        session.hellos[group] = hello
+        endpoint = self._endpoints.get(group)
+        if endpoint is None or group not in link.wanted_by:
+            return
+        mismatch = endpoint.check_hello(link.address, hello)
+        if mismatch is not None:
+            self._complain(link, group, mismatch)
+            self._urgent(link, [REFUSED, group, mismatch.field, mismatch.detail])
+            session.refused_groups.add(group)
+            self._disagree(link, session, group)
+            return
+        self._complained.pop((link.address, group), None)
+        session.refused_groups.discard(group)
+        if group not in link.groups:
+            link.groups.add(group)
+            endpoint.link_up(link.address)
+
+    def _disagree(self, link: PeerLink, session: _Session, group: str) -> None:
+        """The group does not use this session; without any group in agreement there is no point in keeping it."""
+        if group in link.groups:
+            link.groups.discard(group)
+            endpoint = self._endpoints.get(group)
+            if endpoint is not None:
+                endpoint.link_down(link.address)
+        if not link.groups and all(name in session.refused_groups for name in link.wanted_by):
+            session.all_refused = True
+            session.closing = True
+            session.wake.set()
+
+    def _complain(self, link: PeerLink, group: str, mismatch: Mismatch) -> None:
+        """One line per peer, group and difference, not one per attempt."""
+        known = self._complained.setdefault((link.address, group), [])
+        if mismatch not in known:
+            known.append(mismatch)
+            log.error(
+                "peer refused: %s differs",
+                mismatch.field,
+                extra={"peer": str(link.address), "group": group, "field": mismatch.field, "detail": mismatch.detail},
+            )
+
+    def _refused_by_peer(self, link: PeerLink, session: _Session, header: list[Any]) -> None:
+        if len(header) != 4 or not all(isinstance(item, str) for item in header[1:]):
+            raise CodecError("a refusal is malformed")
+        group, field, detail = header[1:]
+        session.refused_groups.add(group)
+        if field != "group":
+            self._complain(link, group, Mismatch(field, f"refused by the peer: {detail}"))
+        self._disagree(link, session, group)
+
+    def _frames(self, link: PeerLink, session: _Session, frames: list[bytes]) -> None:
+        """All frames of one read: sort by group, one call per group. Raises CodecError."""
+        inbox: dict[str, list[tuple[list[Any], memoryview]]] = {}
+        empty = memoryview(b"")
+        for frame in frames:
+            header, body = split_frame(frame)
+            kind = header[0]
+            if kind == BUNDLE:
+                if len(header) != 2 or not isinstance(header[1], list):
+                    raise CodecError("a bundle is malformed")
+                for message in header[1]:
+                    if not isinstance(message, list) or len(message) < 2 or not isinstance(message[0], str):
+                        raise CodecError("a message in a bundle is malformed")
+                    inbox.setdefault(message[0], []).append((message[1:], empty))
+            elif kind == MESSAGE:
+                if len(header) < 3 or not isinstance(header[1], str):
+                    raise CodecError("a message is malformed")
+                inbox.setdefault(header[1], []).append((header[2:], body))
+            elif kind == APP:
+                if len(header) < 3 or not isinstance(header[1], str):
+                    raise CodecError("an application frame is malformed")
+                if header[1] in link.groups:
+                    self._endpoints[header[1]].receive_app(link.address, header[2:], body)
+            elif kind == GROUP and len(header) == 3:
+                self._introduce(link, session, header[1], header[2])
+            elif kind == REFUSED:
+                self._refused_by_peer(link, session, header)
+            else:
+                raise CodecError(f"frame kind {kind!r} is unknown")
+        link.received_frames += len(frames)
+        for group, messages in inbox.items():
+            if group in link.groups and session is link.session:
+                self._endpoints[group].receive(link.address, messages)
