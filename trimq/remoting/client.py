@@ -8,6 +8,7 @@ next call opens a new one. Nothing is retried here: whether a request may be sen
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -109,7 +110,7 @@ class RemotingClient:
         await attempt.done.wait()
         if attempt.channel is None:
             # Several callers may wait: each gets an exception object (and traceback) of its own.
-            raise ConnectFailed(str(attempt.error)) from attempt.error
+            raise ConnectFailed(attempt.error.message if attempt.error else "") from attempt.error
         return attempt.channel
 
     def close_channel(self, addr: str, reason: str) -> None:
@@ -174,8 +175,9 @@ def _why(error: OSError) -> str:
             cause = cause.__cause__
         else:
             break
-    text = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
-    return text or type(cause).__name__
+    if isinstance(cause, OSError) and cause.errno is not None and cause.errno > 0:
+        return os.strerror(cause.errno)
+    return str(cause) or type(cause).__name__
 
 
 @asynccontextmanager

@@ -1,0 +1,82 @@
+"""The real adapters: loopback sockets under Trio, and the remoting server on them."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Sequence
+
+import pytest
+import trio
+import trio.lowlevel
+
+from trimq.env import Stream
+from trimq.logs import FactsFormatter
+from trimq.remoting.client import open_remoting_client
+from trimq.remoting.server import Connection, RemotingServer, serve_remoting
+from trimq.remoting.system import AnyioNetwork, SystemClock, TrioNetwork
+from trimq.wire.command import Command, decode, response_to
+
+
+class Addresses:
+    """Answers each request with the addresses of its connection."""
+
+    def on_frames(self, conn: Connection, frames: Sequence[bytes]) -> None:
+        for frame in frames:
+            conn.send(response_to(decode(frame), 0, ext={"peer": conn.peer, "local": conn.local}))
+
+    def on_closed(self, conn: Connection) -> None:
+        pass
+
+
+@pytest.mark.trio
+async def test_both_ends_know_the_addresses_of_a_connection() -> None:
+    async with trio.open_nursery() as nursery:
+        port: int = await nursery.start(serve_remoting, TrioNetwork(), "127.0.0.1", 0, Addresses())
+        async with open_remoting_client(AnyioNetwork()) as client:
+            channel = await client.channel(f"127.0.0.1:{port}")
+            answer = await channel.invoke(Command(code=1))
+            assert answer.ext == {"peer": channel.local, "local": f"127.0.0.1:{port}"}
+            assert channel.peer == f"127.0.0.1:{port}"
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.trio
+async def test_a_port_in_use_is_an_oserror_before_started() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
+        await RemotingServer(Addresses()).serve(TrioNetwork(), "127.0.0.1", taken.getsockname()[1])
+
+
+@pytest.mark.trio
+async def test_sockets_send_at_once_and_notice_dead_hosts() -> None:
+    seen: list[Stream] = []
+
+    async def handle(stream: Stream) -> None:
+        seen.append(stream)
+        await stream.receive_some(1)
+
+    async with trio.open_nursery() as nursery:
+        port: int = await nursery.start(TrioNetwork().serve, handle, "127.0.0.1", 0)
+        stream = await TrioNetwork().connect("127.0.0.1", port)
+        while not seen:
+            await trio.lowlevel.checkpoint()
+        for end in (stream, seen[0]):
+            sock = end._stream.socket  # type: ignore[attr-defined]  # what the protocol hides is what is tested
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        await stream.aclose()
+        with pytest.raises(ConnectionError):
+            await stream.send_all(b"x")
+        nursery.cancel_scope.cancel()
+
+
+def test_the_wall_clock_is_this_centurys() -> None:
+    assert SystemClock().wall_ms() > 1_700_000_000_000
+
+
+def test_a_log_line_ends_with_its_facts() -> None:
+    record = logging.LogRecord("x.y", logging.INFO, "", 0, "leader elected", (), None)
+    record.term, record.note = 7, "two words"
+    assert FactsFormatter().format(record).endswith("INFO x.y: leader elected  term=7 note='two words'")
+    record.note = "line\nbreak"
+    assert "\n" not in FactsFormatter().format(record)
