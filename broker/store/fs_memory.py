@@ -10,7 +10,7 @@ sees, what a power cut would leave:
   directory (journalling file systems do so); a rename between two directories stays atomic.
 
 Faults are asked for by rules (`Fault`): the n-th call of a kind on a matching path fails, stalls, or is the moment of
-a power cut. `capacity` gives ENOSPC after a short write, `lying` makes a sync succeed and do nothing, `flip` rots a bit.
+a power cut. `capacity` gives ENOSPC after a short write, `lying` lets a sync succeed and do nothing, `flip` rots a bit.
 """
 
 from __future__ import annotations
