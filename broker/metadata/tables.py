@@ -1,0 +1,147 @@
+"""The tables that ops change, and the one place that says how.
+
+The applied state and the leader's view hold the same set of tables, the view over overlays; both change by `apply`.
+Producer sequences and message ids are not here: they depend on the records of the entry as well.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from broker.metadata.groups import Groups
+from broker.metadata.locks import Locks
+from broker.metadata.members import Members
+from broker.metadata.offsets import Offsets, OffsetsOverlay, OffsetsView
+from broker.metadata.ops import (
+    ConfigPut,
+    Feature,
+    GroupDel,
+    GroupPut,
+    InSync,
+    MembersPut,
+    OffsetsPut,
+    Op,
+    OwnRecords,
+    Producers,
+    Progress,
+    Reset,
+    TopicDel,
+    TopicPut,
+    key_of,
+)
+from broker.metadata.ops import Locks as LocksOp
+from broker.metadata.overlay import OverlayDict, Stamp
+from broker.metadata.progress import ProgressTable
+from broker.metadata.settings import Settings
+from broker.metadata.topics import Topics
+
+__all__ = ["Applied", "Overlaid", "Tables"]
+
+
+class Tables:
+    """One set of tables."""
+
+    __slots__ = ("groups", "locks", "members", "offsets", "progress", "settings", "topics")
+
+    topics: Topics
+    groups: Groups
+    offsets: OffsetsView
+    members: Members
+    locks: Locks
+    progress: ProgressTable
+    settings: Settings
+
+    def apply(self, op: Op, log_time: int) -> None:
+        """Change the tables as `op` says. Never refuses: whether an op may be written was decided before."""
+        match op:
+            case OffsetsPut(offsets=rows):
+                for gid, tid, queue, offset in rows:
+                    self.offsets.put(gid, key_of(tid, queue), offset)
+            case TopicPut():
+                self.topics.put(op)
+            case TopicDel(tid=tid):
+                self.topics.delete(tid)
+                self.offsets.drop_topic(tid)
+                self.locks.drop_topic(tid)
+            case GroupPut():
+                self.groups.put(op)
+            case GroupDel(gid=gid, drop_offsets=drop):
+                self.groups.delete(gid, drop_offsets=drop)
+                self.members.drop_group(gid)
+                self.locks.drop_group(gid)
+                if drop:
+                    self.offsets.drop_group(gid)
+            case Reset(gid=gid, offsets=resets):
+                self.offsets.expire(log_time)
+                for tid, queue, offset in resets:
+                    self.offsets.reset(gid, key_of(tid, queue), offset, log_time)
+            case MembersPut(gid=gid, clients=clients):
+                self.members.put(gid, clients)
+            case LocksOp(gid=gid, client=client, queues=queues):
+                self.locks.put(gid, client, [key_of(tid, queue) for tid, queue in queues])
+            case Progress(kind=kind, key=key, value=value):
+                self.progress.put(kind, key, value)
+            case ConfigPut(key=name, value=text):
+                self.settings.put(name, text)
+            case InSync():
+                self.settings.put_in_sync(op)
+            case Feature(level=level):
+                self.settings.raise_feature(level)
+            case Producers() | OwnRecords():
+                pass  # with the records of the entry
+
+
+class Applied(Tables):
+    """The tables of the applied state."""
+
+    __slots__ = ()
+
+    offsets: Offsets
+
+    def __init__(self) -> None:
+        self.topics = Topics()
+        self.groups = Groups()
+        self.offsets = Offsets()
+        self.members = Members()
+        self.locks = Locks()
+        self.progress = ProgressTable()
+        self.settings = Settings()
+
+
+class _Forgetful(Protocol):
+    def forget(self, applied: int) -> None: ...
+
+
+class Overlaid(Tables):
+    """The tables as they will be: `base` plus what entries above it change (the stamp says which entry)."""
+
+    __slots__ = ("_overlays",)
+
+    offsets: OffsetsOverlay
+
+    def __init__(self, base: Applied, stamp: Stamp) -> None:
+        topics, groups = base.topics, base.groups
+        names = OverlayDict(topics.by_name, stamp)
+        ids = OverlayDict(topics.by_id, stamp)
+        self.topics = Topics(names, ids, topics.highest)
+        group_names = OverlayDict(groups.by_name, stamp)
+        group_ids = OverlayDict(groups.by_id, stamp)
+        retired = OverlayDict(groups.retired, stamp)
+        self.groups = Groups(group_names, group_ids, retired, groups.highest)
+        self.offsets = OffsetsOverlay(base.offsets, stamp)
+        members = OverlayDict(base.members.sets, stamp)
+        self.members = Members(members)
+        owners = OverlayDict(base.locks.owners, stamp)
+        self.locks = Locks(owners)
+        values = OverlayDict(base.progress.values, stamp)
+        self.progress = ProgressTable(values)
+        settings = OverlayDict(base.settings.values, stamp)
+        self.settings = Settings(settings)
+        self._overlays: list[_Forgetful] = [
+            names, ids, group_names, group_ids, retired, members, owners, values, settings, self.offsets,
+        ]  # fmt: skip
+
+    def forget(self, applied: int) -> None:
+        """The base holds every entry up to `applied` now."""
+        for overlay in self._overlays:
+            overlay.forget(applied)
