@@ -1,0 +1,149 @@
+"""Elections: PreVote, votes, and what keeps them rare (Raft thesis 3.4, 4.2.3, 9.6).
+
+- PreVote (L1): ask at term + 1 without changing anything; only a quorum of pre-grants starts a real election.
+- Stickiness (L3): refused while a leader was heard within E; a transfer overrides. A pre-vote round that was refused
+  for this reason only is asked again after H/2.
+- A candidate persists its term and own vote first: the requests ride on that write, with the durable end of its log,
+  and its own vote counts when the write is done. A random nonce per round keeps late answers away from other rounds
+  and lives.
+- A grant leaves when the vote is durable. The vote stays until the term changes, whatever happens to the role.
+- Learners, and whoever may have been promoted without knowing it, grant votes (L11). Rank never refuses one.
+"""
+
+from __future__ import annotations
+
+from raft.core.following import Following
+from raft.core.messages import CampaignNow, VoteReply, VoteRequest
+from raft.core.quorum import Verdict, tally
+from raft.core.types import NOBODY, EntryId, Health, Role
+
+__all__ = ["Election"]
+
+
+class Election(Following):
+    """Campaigning and voting."""
+
+    @property
+    def _may_campaign(self) -> bool:
+        return self._is_voter and self.health == Health.OK and not self._campaign_held
+
+    def _tick_others(self) -> None:
+        """Follower or candidate: has the timer run out?"""
+        if self._clock_ms >= self._deadline_ms:
+            if self._may_campaign:
+                self._campaign(pre=True)
+            else:
+                self.leader = NOBODY
+                self._reset_election_timer()
+        elif self.role in (Role.PRE_CANDIDATE, Role.CANDIDATE) and self._clock_ms >= self._resend_ms:
+            self._ask_for_votes()
+
+    def _campaign(self, *, pre: bool, by_transfer: bool = False) -> None:
+        self._nonce = self._rng.getrandbits(63)
+        self._votes = {}
+        self._sticky_refusals = 0
+        self._by_transfer = by_transfer
+        self.leader = NOBODY
+        self._reset_election_timer()
+        if pre:
+            self.role = Role.PRE_CANDIDATE
+            self._ask_for_votes()
+            self._on_own_vote()
+            return
+        self.role = Role.CANDIDATE
+        self.term += 1
+        self.vote = self.id
+        self._verified = 0
+        self._clear_at = -1
+        self._persist()
+        self._ask_for_votes()
+        self._send_after_writes(VoteReply(self.term, self.id, self.id, self._nonce, False, True))
+
+    def _ask_for_votes(self) -> None:
+        """To everybody who has not answered this round. A real request waits until our own vote is durable."""
+        pre = self.role == Role.PRE_CANDIDATE
+        self._resend_ms = self._clock_ms + self.config.election_ms // 2
+        term = self.term + 1 if pre else self.term
+        membership = self.membership
+        assert membership is not None, "only a voter campaigns"
+        for node in membership.voter_ids:
+            if node == self.id or node in self._votes:
+                continue
+            request = VoteRequest(term, self.id, node, self.log.last, self._nonce, pre, self._by_transfer)
+            if pre:
+                self._send(request)
+            else:
+                self._send_after_writes(request)
+
+    def _on_own_vote(self) -> None:
+        self._votes[self.id] = True
+        self._tally()
+
+    def _tally(self) -> None:
+        verdict = tally(self._quorum, self._votes)
+        if verdict is Verdict.WON:
+            if self.role == Role.PRE_CANDIDATE:
+                self._campaign(pre=False)
+            else:
+                self._start_leading()
+        elif verdict is Verdict.LOST:
+            refusals = sum(1 for granted in self._votes.values() if not granted)
+            soon = self.role == Role.PRE_CANDIDATE and refusals == self._sticky_refusals
+            self._become_follower(self.term, NOBODY)
+            if soon:
+                self._deadline_ms = self._clock_ms + self.config.beat_ms // 2
+
+    # -- answering --------------------------------------------------------------------------------------------------
+
+    def _on_vote_request(self, request: VoteRequest) -> None:
+        sticky = self._hears_leader and not request.transfer
+        if request.pre:
+            granted = self._would_grant(request) and not sticky
+            self._send(
+                VoteReply(self.term, self.id, request.sender, request.nonce, True, granted, sticky and not granted)
+            )
+            return
+        if request.term > self.term and not sticky:
+            self._become_follower(request.term, NOBODY)
+        granted = request.term == self.term and self._would_grant(request) and not sticky
+        if granted and self.vote != request.sender:
+            self.vote = request.sender
+            self._persist()
+        if granted:
+            self._reset_election_timer()
+        self._send_after_writes(
+            VoteReply(self.term, self.id, request.sender, request.nonce, False, granted, sticky and not granted)
+        )
+
+    def _would_grant(self, request: VoteRequest) -> bool:
+        """Health (S19), one vote per term (S2), and a log at least as new as ours (S6)."""
+        if self.health not in (Health.OK, Health.FULL) or self.membership is None:
+            return False
+        if request.term < self.term:
+            return False
+        if request.term == self.term and self.vote not in (NOBODY, request.sender):
+            return False
+        return self._is_up_to_date(request.last)
+
+    def _is_up_to_date(self, last: EntryId) -> bool:
+        own = self.log.last
+        return (last.term, last.index) >= (own.term, own.index)
+
+    def _on_vote_reply(self, reply: VoteReply) -> None:
+        if reply.term > self.term and not reply.granted:
+            self._become_follower(reply.term, NOBODY)
+            return
+        wanted = Role.PRE_CANDIDATE if reply.pre else Role.CANDIDATE
+        if self.role != wanted or reply.nonce != self._nonce or reply.sender in self._votes:
+            return
+        self._votes[reply.sender] = reply.granted
+        if reply.sticky:
+            self._sticky_refusals += 1
+        self._tally()
+
+    def _on_campaign_now(self, order: CampaignNow) -> None:
+        """The leader hands over to us: no pre-vote, and the others' stickiness does not count."""
+        if order.term != self.term or self.leader not in (NOBODY, order.sender):
+            return
+        if self.role in (Role.FOLLOWER, Role.PRE_CANDIDATE) and self._may_campaign:
+            self._campaign(pre=False, by_transfer=True)
