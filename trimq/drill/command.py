@@ -1,0 +1,85 @@
+"""`run3.sh drill` and `trimq drill`: find or start the cluster, run the plan, print the verdict."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from pathlib import Path
+
+import click
+import trio
+
+from trimq.drill.faults import Fault
+from trimq.drill.runner import Drill
+from trimq.drill.verdict import Verdict
+from trimq.remoting.system import SystemClock
+from trimq.testing.local_cluster import STATE_FILE, ClusterError, LocalCluster
+from trimq.testing.status import wait_ready_blocking
+
+
+def run_drill(
+    directory: Path, *, base_port: int | None, rounds: int, fault: str, rate: int, seed: int, as_json: bool
+) -> int:
+    """Run one drill and print it. Returns the exit status: 0 held, 1 a violation, 2 the run proves nothing.
+
+    A cluster that runs already is used and left running; otherwise one is started for the drill and ended after it.
+    """
+    if fault == "partition":
+        raise ClusterError(
+            "partition comes with the simulation's drills and is not built yet; use kill, pause or restart"
+        )
+    cluster, ours = _running_cluster(directory, base_port)
+    drill = Drill(
+        cluster=cluster,
+        fault=Fault(fault),
+        rounds=rounds,
+        rate=rate,
+        topic=f"drill-{SystemClock().wall_ms()}",
+        rng=random.Random(f"{seed}/drill"),
+        say=lambda line: click.echo(line, err=as_json),
+    )
+    try:
+        verdict = trio.run(drill.run)
+    finally:
+        if ours:
+            cluster.stop()
+    if as_json:
+        click.echo(json.dumps(verdict.as_json()))
+    else:
+        _print_verdict(verdict)
+    return verdict.exit_status
+
+
+def _running_cluster(directory: Path, base_port: int | None) -> tuple[LocalCluster, bool]:
+    """The cluster in `directory` and whether it was started here. Nodes that are down are started either way."""
+    if (directory / STATE_FILE).exists():
+        cluster = LocalCluster.load(directory)
+    else:
+        cluster = LocalCluster.create(directory, base_port=0 if base_port is None else base_port)
+    ours = not any(cluster.running(name) for name in cluster.processes)
+    cluster.start()
+    wait_ready_blocking(cluster)
+    return cluster, ours
+
+
+def _print_verdict(verdict: Verdict) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False)
+    table.add_row("rounds", f"{verdict.rounds_hit} of {verdict.rounds}")
+    for name in ("acked", "lost", "duplicates", "reordered", "phantom", "offsets_back", "disagree"):
+        count = getattr(verdict, name)
+        bad = name != "acked" and count
+        table.add_row(name, f"[bold red]{count}[/]" if bad else f"{count:,}")
+    for name in ("unknown", "redelivered", "client_errors"):
+        table.add_row(name, f"{getattr(verdict, name):,}", style="dim")
+    times = verdict.failover_ms
+    table.add_row("failover", " · ".join(f"{key} {value:.0f} ms" for key, value in times.items()) or "-")
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(table)
+    for example in verdict.examples:
+        console.print(f"[red]{example}[/]")
+    words = {0: "[bold green]held[/]: nothing lost, doubled or reordered", 1: "[bold red]VIOLATED[/]"}
+    console.print(words.get(verdict.exit_status, f"[yellow]proves nothing[/]: {verdict.invalid}"))
