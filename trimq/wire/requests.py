@@ -84,33 +84,27 @@ _peek_json = msgspec.json.Decoder(_Peeked, strict=False).decode
 
 
 def peek_code(frame: bytes) -> int:
-    """The request code of a frame (without its length word); -1 for a response and for a header that is none.
+    """The code of a frame (without its length word), or -1 when its header is none.
 
-    Only a hint of which decoder to use: nothing else is checked. Clients write the code first, which makes it cheap.
+    Only a hint of which decoder to use. Nothing else is checked, not even whether it is a request: the decoders do.
+    Clients write the code first, so for the known codes below 1000 this is one look into a table.
     """
-    if len(frame) < 6:
-        return -1
-    kind = frame[0]
-    if kind == 0:
-        if frame.startswith(b'{"code":', 4):
-            stop = frame.find(b",", 12, 20)
-            digits = frame[12:stop] if stop > 0 else b""
-            if digits.isdigit() and b'"flag":1' not in frame[stop : 4 + _header_bytes(frame)]:
-                return int(digits)
-    elif kind == 1 and len(frame) >= 17:
-        return -1 if frame[16] & FLAG_RESPONSE else int.from_bytes(frame[4:6], "big", signed=True)
+    code = _STARTS.get(frame[4:16])
+    if code is not None and frame[0] == 0:
+        return code
+    if len(frame) >= 6 and frame[0] == 1:
+        return int.from_bytes(frame[4:6], "big", signed=True)
     head = _peek(frame)
-    return -1 if head is None or head[2] & FLAG_RESPONSE else head[0]
+    return -1 if head is None else head[0]
+
+
+_STARTS: Final = {(b'{"code":%d,"' % code)[:12]: int(code) for code in RequestCode if code < 1000}
 
 
 def peek_opaque(frame: bytes) -> int | None:
     """The opaque of a frame, for an answer to a request that is refused unread; None when it cannot be found."""
     head = _peek(frame)
     return None if head is None else head[1]
-
-
-def _header_bytes(frame: bytes) -> int:
-    return (frame[1] << 16) | (frame[2] << 8) | frame[3]
 
 
 def _peek(frame: bytes) -> tuple[int, int, int] | None:
@@ -144,8 +138,8 @@ def decoder_of(header: type[H], codes: frozenset[int] | None = None) -> Callable
                 request.serialize = 0
         else:
             request = _long_way(frame, header)
-        if codes is not None and request.code not in codes:
-            raise ProtocolError(f"{header.__name__}: code {request.code} does not carry it")
+        if request.flag & FLAG_RESPONSE or (codes is not None and request.code not in codes):
+            raise ProtocolError(f"{header.__name__}: code {request.code}, flag {request.flag} does not carry it")
         return request
 
     return decode_request
@@ -196,8 +190,8 @@ def decode_send(frame: bytes) -> Request[SendHeader]:
         request = _send_binary(frame, body_at) or _send_binary_long(frame, body_at)
     else:
         request = _long_way(frame, SendHeader)
-    if request.code not in SEND_CODES:
-        raise ProtocolError(f"SendHeader: code {request.code} is no send")
+    if request.flag & FLAG_RESPONSE or request.code not in SEND_CODES:
+        raise ProtocolError(f"SendHeader: code {request.code}, flag {request.flag} is no send")
     return request
 
 
@@ -242,7 +236,7 @@ def _send_binary(frame: bytes, body_at: int) -> Request[SendHeader] | None:
         properties = frame[text_at:tail_at].decode()
     except UnicodeDecodeError:
         return None
-    header = SendHeader(born_timestamp=int(born), flag=int(flag), properties=properties, **head, **tail)
+    header = SendHeaderV2(born_timestamp=int(born), flag=int(flag), properties=properties, **head, **tail)
     return Request(
         code=code,
         header=header,
