@@ -52,7 +52,7 @@ async def strike(cluster: LocalCluster, fault: Fault, leader: str) -> Blow:
         return Blow(at, (leader,))
     for node in cluster.nodes:
         cluster.signal(node, signal.SIGKILL)
-    await trio.to_thread.run_sync(lambda: cluster.await_gone(*cluster.nodes))
+    await trio.to_thread.run_sync(cluster.await_gone, *cluster.nodes)
     for node in cluster.nodes[:-1]:
         cluster.start(node)
     at = trio.current_time()
@@ -69,5 +69,5 @@ async def mend(cluster: LocalCluster, fault: Fault, blow: Blow, rng: random.Rand
         if fault is Fault.PAUSE:
             cluster.resume(node)
         else:
-            await trio.to_thread.run_sync(lambda node=node: cluster.await_gone(node))
+            await trio.to_thread.run_sync(cluster.await_gone, node)
             cluster.start(node)

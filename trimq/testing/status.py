@@ -45,8 +45,8 @@ class GroupStatus:
         """How far the slowest replica's log is behind the leader's; None while a replica is silent or nobody leads."""
         if self.leader is None or any(r["role"] == "down" for r in self.replicas.values()):
             return None
-        end = self.replicas[self.leader]["last_position"]
-        return max(0, *(end - r["last_position"] for r in self.replicas.values()))
+        ends: list[int] = [int(r["lastPosition"]) for r in self.replicas.values()]
+        return max(ends) - min(ends)
 
     def as_json(self) -> dict[str, Any]:
         return {"leader": self.leader, "term": self.term, "replicas": self.replicas}

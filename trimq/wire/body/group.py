@@ -40,6 +40,8 @@ class ReplicaStatus(Body, frozen=True, kw_only=True):
     """Log index; likewise `last` (written) and `dispatched`."""
     dispatched: I64 = 0
     last: I64 = 0
+    lastPosition: I64 = 0
+    """Where the log ends, in bytes: what a lag is measured in."""
     pid: I64 = 0
     """Process id; 0 when it is not known."""
     ready: bool = False
