@@ -26,6 +26,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from trimq.wire.body.route import DataVersion
+
 __all__ = [
     "HEARTBEAT_LIMIT_S",
     "BrokerGroup",
@@ -41,6 +43,7 @@ __all__ = [
 
 HEARTBEAT_LIMIT_S = 120.0
 LEADER_ID = 0
+NO_VERSION = DataVersion()
 PERM_WRITE = 2
 PERM_READ_WRITE = 6
 
@@ -53,16 +56,6 @@ TOPICS_MAX = 500_000
 
 class TableFull(Exception):
     """A registration that would exceed one of the limits above; nothing of it was taken."""
-
-
-@dataclass(frozen=True, slots=True)
-class DataVersion:
-    """How new a broker's topic table is. Equal only when all three are."""
-
-    state_version: int = 0
-    """The term (epoch) of a replicated group; 0 where there is none."""
-    timestamp: int = 0
-    counter: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +79,7 @@ class Registration:
     addr: str
     broker_id: int
     ha_addr: str = ""
-    version: DataVersion = DataVersion()
+    version: DataVersion = NO_VERSION
     topics: Mapping[str, TopicQueues] | None = None
     """None: no table came with it (it cannot be the first one of an id 0 then)."""
     full: bool = False
@@ -181,7 +174,7 @@ class RouteTable:
             group = self._groups[reg.broker_name] = BrokerGroup(reg.broker_name, reg.cluster)
         self._place(group, reg, conn_id, now)
         if reg.broker_id == LEADER_ID:
-            group.leader_version = max(group.leader_version, reg.version.state_version)
+            group.leader_version = max(group.leader_version, reg.version.stateVersion)
             self._take_topics(group, reg)
             return Registered(True)
         leader = group.replicas.get(LEADER_ID)
@@ -194,7 +187,7 @@ class RouteTable:
         The very address that is id 0 now may come with a lower version: it is a new process there, its predecessor
         cannot be alive.
         """
-        version = reg.version.state_version
+        version = reg.version.stateVersion
         leader = group.replicas.get(LEADER_ID)
         if version >= group.leader_version or (leader is not None and leader.addr == reg.addr):
             return ""

@@ -29,7 +29,7 @@ def reg(
         addr=addr,
         broker_id=broker_id,
         ha_addr=f"{addr}9",
-        version=DataVersion(term, 1000, counter),
+        version=DataVersion(stateVersion=term, timestamp=1000, counter=counter),
         topics=TWO if topics is None else topics,
         full=full,
         heartbeat_s=heartbeat_s,
@@ -141,7 +141,9 @@ def test_a_silent_broker_expires_after_its_own_heartbeat_time() -> None:
     table = told(RouteTable(), reg("h1:1", 0), reg("h2:1", 1, heartbeat_s=5))
     assert table.expire(4.9) == []
     assert [replica.addr for replica in table.expire(5)] == ["h2:1"]
-    assert table.refresh("broker-a", "h1:1", conn_id=1, now=100) == DataVersion(0, 1000, 1)
+    assert table.refresh("broker-a", "h1:1", conn_id=1, now=100) == DataVersion(
+        stateVersion=0, timestamp=1000, counter=1
+    )
     assert table.expire(200) == []
     assert [replica.addr for replica in table.expire(220)] == ["h1:1"]
     assert table.refresh("broker-a", "h1:1", conn_id=1, now=230) is None
