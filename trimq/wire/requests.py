@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 H = TypeVar("H", bound=Header)
+H_co = TypeVar("H_co", bound=Header, covariant=True)
 
 SEND_CODES: Final = frozenset(
     {int(RequestCode.SEND_MESSAGE), int(RequestCode.SEND_MESSAGE_V2), int(RequestCode.SEND_BATCH_MESSAGE)}
@@ -51,11 +52,11 @@ SEND_CODES: Final = frozenset(
 PULL_CODES: Final = frozenset({int(RequestCode.PULL_MESSAGE), int(RequestCode.LITE_PULL_MESSAGE)})
 
 
-class Request(Struct, Generic[H], gc=False, kw_only=True):
+class Request(Struct, Generic[H_co], gc=False, kw_only=True):
     """A request with its typed header. Built once per message on the hot path: treat as immutable."""
 
     code: I32
-    header: H = msgspec.field(name="extFields")
+    header: H_co = msgspec.field(name="extFields")
     opaque: I32 = 0
     flag: I32 = 0
     version: I32 = 0
