@@ -173,7 +173,7 @@ def test_a_binary_header_cut_short_anywhere_is_refused(cut: int) -> None:
 
 def test_binary_lengths_that_lie_are_refused() -> None:
     good = header_binary.encode_header(1, 0, 0, 0, 0, "", {"k": "v"})
-    for at, word in [(17, 0x7FFFFFFF), (17, 0xFFFFFFFF), (21, 0), (21, 0x7FFFFFFF), (28, 0x7FFFFFFF), (28, 0xFFFFFFFF)]:
+    for at, word in [(13, 0x7FFFFFFF), (13, 0xFFFFFFFF), (17, 0), (17, 0x7FFFFFFF), (24, 0x7FFFFFFF), (24, 0xFFFFFFFF)]:
         header = good[:at] + pack(">I", word) + good[at + 4 :]
         with pytest.raises(ProtocolError):
             decode(pack(">I", 1 << 24 | len(header)) + header)
