@@ -51,11 +51,11 @@ setup_venv() {
   }
   echo "Installing trimq into .venv ..." >&2
   # --group came with pip 25.1; the pip that a fresh venv carries may be older.
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' || return 1
+  "$venv/bin/python" -m pip install -qq --disable-pip-version-check --upgrade 'pip>=25.1' || return 1
   if [ "$want" = dev ]; then
-    (cd "$root" && "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable . --group dev) || return 1
+    (cd "$root" && "$venv/bin/python" -m pip install -qq --disable-pip-version-check --editable . --group dev) || return 1
   else
-    (cd "$root" && "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable .) || return 1
+    (cd "$root" && "$venv/bin/python" -m pip install -qq --disable-pip-version-check --editable .) || return 1
   fi
   printf '%s\n' "$sum $want" > "$stamp"
 }
