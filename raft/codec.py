@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from raft.core.errors import InvariantBroken
+from raft.core.log import check_chain
 from raft.core.messages import (
     AppendReply,
     AppendRequest,
@@ -203,6 +205,10 @@ def decode_message(
         entries = parse_entries(body) if len(body) else ()
         if (entries[-1].index if entries else message.prev.index) != message.last.index:
             raise CodecError("an append request does not hold the entries that it announces")
+        try:
+            check_chain(message.prev, entries)
+        except InvariantBroken as error:
+            raise CodecError(f"an append request is not a run of the log: {error}") from None
         return replace(message, entries=entries)
     if len(body):
         raise CodecError(f"message {code} has a body")

@@ -48,15 +48,24 @@ class LogStorage(LogView, Protocol):
 
     @property
     def lineage(self) -> int:
-        """64 bits drawn when the group was formed; 0 while unformed."""
+        """Tag of the group's lineage, above 0; 0 while unformed."""
+        ...
+
+    @property
+    def suspect(self) -> bool:
+        """The log's own note that a tail may be missing which was acknowledged."""
+        ...
+
+    async def clear_suspect(self) -> None:
+        """The core trusts the log again, and its hard state says so. Raises OSError."""
         ...
 
     def recovered(self, state: StoredState) -> Recovered:
         """What recovery found, for the core. Called once, when the core starts."""
         ...
 
-    async def form(self, lineage: int, membership: Membership, first: Sequence[EntryLike] | None) -> bytes:
-        """Make the empty log a group's: write entry 1 (`first`, or one made from `membership`); its bytes.
+    async def form(self, lineage: int, membership: Membership, first: Sequence[EntryLike] | None) -> None:
+        """Make the empty log a group's: write entry 1: `first`, or one made from `lineage` (64 bits) and `membership`.
 
         Durable when it returns. Raises OSError; a crash in between leaves an unformed or a formed log.
         """

@@ -1,0 +1,627 @@
+"""The `raft` strategy: a group's core and driver (package `raft`) behind the `Replicator` interface.
+
+What is added here is what a broker needs around consensus:
+
+- **Leader change.** *Elected*: the no-op is proposed by the core; everything above the dispatched index is shown to the
+  source (`scan`), then admission opens and entries form behind the no-op. *Ready*: the no-op is committed and
+  dispatched. *Deposed*: in the same turn the source drops its view and its open batch (those requests are LOST);
+  tickets of proposed entries stay and follow the fate of that very entry, (index, term).
+- **Tickets** settle in the turn in which commit passes their entry; what is overdue after 3 s is UNKNOWN.
+- **Room**: admission pauses while too much is uncommitted or undispatched, so that what a new leader has to scan
+  stays small.
+- **Barrier**: all callers that arrive before the question leaves share one round of beats.
+- **Failure domain**: a broken invariant or a bug stops this group only. Its waiters hear UNKNOWN, `status` says why,
+  committed data stays readable; the process and its other groups go on.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import trio
+
+from broker.replication.base import (
+    NO_LEADER,
+    GroupFailed,
+    Health,
+    LeaderHint,
+    NotLeader,
+    Outcome,
+    PeerStatus,
+    Replicas,
+    ReplicaStatus,
+    Replies,
+    Role,
+    RoleEvent,
+    TransferFailed,
+    Verdict,
+)
+from broker.replication.forward import Forwarder
+from broker.replication.membership import GroupDetail
+from broker.replication.raft_storage import open_raft_storage
+from broker.replication.roles import RoleBoard
+from broker.replication.store_view import ReplicatedStore
+from broker.replication.tail import LogTail
+from broker.replication.tickets import TicketTable
+from broker.store.entry import EntryId
+from raft.codec import DRIVER_CODES
+from raft.core import RaftCore
+from raft.core.errors import NotLeader as CoreNotLeader
+from raft.core.errors import Refused
+from raft.core.ready import InstallNeeded, RoleChange
+from raft.core.types import EntryLike, Member, Membership, StorageFault
+from raft.core.types import Health as CoreHealth
+from raft.core.types import Role as CoreRole
+from raft.group import GroupSettings, RaftGroup
+from raft.hard_state import HardStateFile
+from raft.node import RaftNode
+from raft.storage import StorageDamaged
+
+if TYPE_CHECKING:
+    from broker.replication.base import EntrySource
+    from broker.store.fs import FileSystem
+
+__all__ = ["GroupConfig", "Peer", "RaftReplicator"]
+
+log = logging.getLogger(__name__)
+
+HARD_STATE_PATH = "hard-state"
+UNCOMMITTED_MAX_BYTES = 16 << 20
+UNDISPATCHED_MAX_BYTES = 8 << 20
+TICKET_DEADLINE_S = 3.0
+SWEEP_S = 0.05
+
+_ROLES = {
+    CoreRole.FOLLOWER: Role.FOLLOWER,
+    CoreRole.PRE_CANDIDATE: Role.CANDIDATE,
+    CoreRole.CANDIDATE: Role.CANDIDATE,
+    CoreRole.LEADER: Role.LEADER,
+    CoreRole.LEARNER: Role.LEARNER,
+}
+_HEALTH = {
+    CoreHealth.OK: Health.OK,
+    CoreHealth.SUSPECT: Health.SUSPECT,
+    CoreHealth.DAMAGED: Health.DAMAGED,
+    CoreHealth.IMPAIRED: Health.IMPAIRED,
+    CoreHealth.FULL: Health.IMPAIRED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One configured replica: where it listens for its peers."""
+
+    id: str
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupConfig:
+    """What a replica of a Raft group has to know."""
+
+    cluster: str
+    group: str
+    node_id: str
+    peers: tuple[Peer, ...]
+    """All replicas, this one included."""
+    client_addr: str = ""
+    """Where clients reach this replica, `host:port`."""
+    segment_bytes: int = 64 << 20
+    """For a group that is still to be formed."""
+    preferred_leader: str = ""
+    listen_host: str | None = None
+    """Where to bind the peer listener; by default the host of this replica's own peer address."""
+    unsafe_async_flush: bool = False
+    """raftUnsafeAsyncFlush: acknowledge before the sync. A power cut of a majority loses acknowledged messages."""
+
+    def members(self) -> tuple[Member, ...]:
+        """The peers as members. Rank 0 is the preferred leader; without one, the order of the ids counts."""
+        ids = sorted(peer.id for peer in self.peers)
+        if self.preferred_leader in ids:
+            ids.remove(self.preferred_leader)
+            ids.insert(0, self.preferred_leader)
+        return tuple(
+            Member(id=peer.id, rank=ids.index(peer.id), address=f"{peer.host}:{peer.port}")
+            for peer in sorted(self.peers, key=lambda peer: peer.id)
+        )
+
+
+class _Round:
+    """Barriers that share one question."""
+
+    def __init__(self) -> None:
+        self.answered = trio.Event()
+        self.index: int | None = None
+
+    def done(self, index: int | None) -> None:
+        self.index = index
+        self.answered.set()
+
+
+class RaftReplicator:
+    """`Replicator` of a Raft group. Also the group's host and its forwarder's host."""
+
+    strategy = "raft"
+
+    def __init__(
+        self,
+        node: RaftNode,
+        store: ReplicatedStore,
+        source: EntrySource,
+        config: GroupConfig,
+        fs: FileSystem,
+        rng: random.Random,
+    ) -> None:
+        self.node_id = config.node_id
+        self.config = config
+        self.forwarder = Forwarder(self)
+        self.failed = trio.Event()
+        """Set when this group stopped because of a broken invariant or a bug."""
+        self._node = node
+        self._store = store
+        self._log = store.log
+        self._source = source
+        self._fs = fs
+        self._rng = rng
+        self._board = RoleBoard()
+        self._tickets = TicketTable()
+        self._group: RaftGroup | None = None
+        self._nursery: trio.Nursery | None = None
+        self._commit = 0
+        self._commit_end = 0
+        self._term = 0
+        """Term of the leadership that `_lead` works for; 0: not leading."""
+        self._lead_scope = trio.CancelScope()
+        self._admitting = False
+        self._ready = False
+        self._draining = False
+        self._hint = NO_LEADER
+        self._failure = ""
+        self._round: _Round | None = None
+        self._next_sweep = 0.0
+        self._moved = trio.Event()
+        source.attach(self)
+
+    # what others see
+
+    @property
+    def role(self) -> RoleEvent:
+        return self._board.present
+
+    @property
+    def is_ready(self) -> bool:
+        return self._ready
+
+    @property
+    def admitting(self) -> bool:
+        return self._admitting and not self._draining
+
+    @property
+    def leads(self) -> bool:
+        """Leader, perhaps not admitting yet (`ForwardHost`)."""
+        return self._term != 0
+
+    @property
+    def has_room(self) -> bool:
+        core = self._core
+        if core is None or self._draining:
+            return False
+        return (
+            core.last.end - self._commit_end <= UNCOMMITTED_MAX_BYTES
+            and self._commit_end - self._store.dispatched_end <= UNDISPATCHED_MAX_BYTES
+        )
+
+    @property
+    def leader(self) -> LeaderHint:
+        return self._hint
+
+    @property
+    def replicas(self) -> Replicas:
+        group = self._group
+        if group is None:
+            return Replicas(tuple((member.id, "") for member in self.config.members()))
+        membership = group.core.membership if group.core is not None else None
+        voters = membership.voters if membership is not None else group.members
+        learners = membership.learners if membership is not None else ()
+        return Replicas(
+            tuple((member.id, group.client_address(member.id)) for member in voters),
+            tuple((member.id, group.client_address(member.id)) for member in learners),
+        )
+
+    @property
+    def _core(self) -> RaftCore | None:
+        return self._group.core if self._group is not None else None
+
+    def visible(self) -> int:
+        return min(self._commit_end, self._store.dispatched_end)
+
+    def subscribe(self) -> AsyncIterator[RoleEvent]:
+        return self._board.subscribe()
+
+    def status(self) -> ReplicaStatus:
+        present = self._board.present
+        core = self._core
+        health, detail = self._health()
+        return ReplicaStatus(
+            strategy=self.strategy,
+            node_id=self.node_id,
+            role=present.role,
+            term=present.term,
+            ready=present.ready,
+            leader=self._hint,
+            health=health,
+            detail=detail,
+            first=self._log.first_index,
+            last=core.last.index if core is not None else self._log.last.index,
+            durable=core.durable if core is not None else self._log.durable.index,
+            commit=self._commit,
+            dispatched=self._store.dispatched,
+            visible=self.visible(),
+            peers=self._peer_status(core),
+        )
+
+    def _health(self) -> tuple[Health, str]:
+        group = self._group
+        if self._failure:
+            return Health.FAILED, self._failure
+        if group is None or group.core is None:
+            waiting = group.waiting_for if group is not None else "start"
+            health = Health.SUSPECT if self._log.formed else Health.UNFORMED
+            return health, f"waiting for {waiting}" if waiting else ""
+        fault, reason = group.fault
+        detail = reason
+        if fault is StorageFault.FULL:
+            detail = f"disk full: {reason}"
+        elif not detail and self._log.fault is not None:
+            detail = self._log.fault.detail
+        return _HEALTH[group.core.health], detail
+
+    def _peer_status(self, core: RaftCore | None) -> tuple[PeerStatus, ...]:
+        group = self._group
+        if core is None or group is None or core.role is not CoreRole.LEADER:
+            return ()
+        peers = []
+        for peer in core.status().peers:
+            matched = core.entry_id(peer.match)
+            lag = core.last.end - (matched.end if matched is not None else 0)
+            peers.append(PeerStatus(peer.id, peer.match, lag, group.connected(peer.id), peer.state.name.lower()))
+        return tuple(peers)
+
+    # what callers ask
+
+    def wake(self) -> None:
+        if self._group is not None:
+            self._group.wake()
+
+    async def room(self) -> None:
+        while True:
+            if not self.admitting:
+                raise NotLeader(self._hint)
+            if self.has_room:
+                break
+            await self._moved.wait()
+        await trio.lowlevel.checkpoint()
+
+    async def barrier(self) -> int:
+        if not self._ready or self._group is None:
+            raise NotLeader(self._hint)
+        waiting = self._round
+        if waiting is None:
+            waiting = self._round = _Round()
+            self._group.barrier(waiting.done, asked=self._round_left)
+        await waiting.answered.wait()
+        if waiting.index is None:
+            raise NotLeader(self._hint)
+        await self._store.wait_dispatched(waiting.index)
+        return self._store.dispatched_end
+
+    def _round_left(self) -> None:
+        """The question is on its way: who comes now needs the next one."""
+        self._round = None
+
+    async def transfer(self, target: str | None = None) -> None:
+        group = self._group
+        if group is None or not self.leads:
+            raise NotLeader(self._hint)
+        try:
+            ended = await group.transfer(target)
+        except CoreNotLeader:
+            raise NotLeader(self._hint) from None
+        except Refused as error:
+            raise TransferFailed(str(error)) from error
+        if not ended.done:
+            raise TransferFailed(ended.reason)
+
+    async def drain(self) -> None:
+        """Stop admitting, wait until everything taken is settled, then hand over if somebody can lead."""
+        self._draining = True
+        while self._tickets and self._admitting:
+            await self._moved.wait()
+        if self.leads and len(self.replicas.voters) > 1:
+            try:
+                await self.transfer()
+            except (TransferFailed, NotLeader) as error:
+                log.info("leadership was not handed over", extra={"group": self.config.group, "reason": str(error)})
+        await trio.lowlevel.checkpoint()
+
+    # running
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Take part until cancelled. `started()` when the peer listener is bound; ready comes as a role event.
+
+        Raises before `started` what keeps the replica from taking part (OSError, WrongStore). Afterwards a failure of
+        the group does not raise: see the module's docstring.
+        """
+        started = False
+
+        def note_started() -> None:
+            nonlocal started
+            started = True
+            task_status.started()
+
+        try:
+            await self._run(note_started)
+        except Exception as error:
+            if not started:
+                raise
+            self._fail(error)
+        finally:
+            self._stop(Verdict.UNKNOWN)
+        await trio.sleep_forever()
+
+    async def _run(self, started: Any) -> None:  # Any: a plain callback
+        config = self.config
+        storage = await open_raft_storage(
+            self._log,
+            self._fs,
+            GroupDetail(strategy=self.strategy, segment_bytes=config.segment_bytes),
+            wall_ms=self._store.clock.wall_ms,
+            committed=lambda: self._store.dispatched,
+            sync=not config.unsafe_async_flush,
+        )
+        hard = await HardStateFile.open(self._fs, HARD_STATE_PATH, store_empty=not self._log.formed)
+        try:
+            settings = GroupSettings(
+                cluster=config.cluster,
+                group=config.group,
+                node_id=config.node_id,
+                peers=config.members(),
+                client_address=config.client_addr,
+                listen_host=config.listen_host,
+            )
+            self._group = RaftGroup(self._node, settings, storage, hard, self, self._rng)
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                await nursery.start(self._group.run)
+                nursery.start_soon(self.forwarder.run)
+                started()
+        finally:
+            self._nursery = None
+            with trio.CancelScope(shield=True):  # waits for the disk only
+                await hard.aclose()
+
+    def _fail(self, error: BaseException) -> None:
+        cause = error
+        while isinstance(cause, BaseExceptionGroup):
+            cause = cause.exceptions[0]
+        self._failure = f"{type(cause).__name__}: {cause}"
+        log.error(
+            "group failed; it is stopped, the process goes on",
+            extra={"group": self.config.group, "node": self.node_id, "error": self._failure},
+            exc_info=error,
+        )
+        self.failed.set()
+
+    def _stop(self, verdict: Verdict) -> None:
+        """The group is over in this process: answer everybody."""
+        self._end_leading()
+        self._hint = NO_LEADER
+        replies = Replies()
+        self._tickets.settle_all(Outcome(verdict), replies)
+        replies.flush()
+        self.forwarder.stop()
+        if self._round is not None:
+            self._round.done(None)
+            self._round = None
+        self._board.publish(RoleEvent(Role.FOLLOWER, self._board.present.term, NO_LEADER, False))
+        self._note_moved()
+
+    def _check_alive(self) -> RaftGroup:
+        if self._group is None or self._failure:
+            raise GroupFailed(self._failure or "the group does not run")
+        return self._group
+
+    # the group's turns (GroupHost)
+
+    def core_started(self, core: RaftCore) -> None:
+        self._note_commit(core, core.commit)
+
+    def form_entries(self) -> None:
+        if not self._admitting:
+            return
+        group, source = self._check_alive(), self._source
+        core = group.core
+        assert core is not None, "a leader has a core"
+        while source.has_work() and group.may_form(full=source.full):
+            last = core.last
+            taken = source.take(EntryId(last.index, last.term, last.crc, last.end), core.commit)
+            if not taken:
+                return
+            group.propose(cast("Sequence[EntryLike]", [entry for entry, _ticket in taken]))
+            deadline = trio.current_time() + TICKET_DEADLINE_S
+            for entry, ticket in taken:
+                if ticket is not None:
+                    self._tickets.add(ticket, entry.index, entry.term, deadline)
+
+    def role_changed(self, change: RoleChange) -> None:
+        group = self._check_alive()
+        leads = change.role is CoreRole.LEADER
+        if self._term and (not leads or change.term != self._term):
+            self._end_leading()
+        addr = group.client_address(change.leader) if change.leader else ""
+        self._hint = LeaderHint(change.leader, addr, change.term)
+        if leads and not self._term:
+            self._begin_leading(change.term, change.noop_index)
+        self._publish(change.role, change.term)
+        if change.leader:
+            self.forwarder.leader_changed()
+
+    def _publish(self, role: CoreRole, term: int) -> None:
+        before = self._board.present
+        self._board.publish(RoleEvent(_ROLES[role], term, self._hint, self._ready))
+        present = self._board.present
+        if present is not before:
+            log.info(
+                "role changed",
+                extra={
+                    "group": self.config.group,
+                    "node": self.node_id,
+                    "role": present.role.value,
+                    "term": present.term,
+                    "leader": present.leader.leader_id,
+                    "ready": present.ready,
+                },
+            )
+
+    def _begin_leading(self, term: int, noop_index: int) -> None:
+        assert self._nursery is not None, "roles change while the group runs"
+        self._term = term
+        self._lead_scope = trio.CancelScope()
+        self._nursery.start_soon(self._lead, term, noop_index, self._lead_scope)
+
+    async def _lead(self, term: int, noop_index: int, scope: trio.CancelScope) -> None:
+        """From elected to ready."""
+        group = self._check_alive()
+        core = group.core
+        assert core is not None, "a leader has a core"
+        with scope:
+            began = trio.current_time()
+            last = core.last
+            tail = LogTail(group, self._store, last.index)
+            try:
+                await self._source.scan(term, tail)
+            except StorageDamaged as error:
+                self.damaged(error)
+                return
+            if self._superseded(term, scope):
+                return
+            last = core.last
+            self._source.begin_term(term, EntryId(last.index, last.term, last.crc, last.end))
+            self._admitting = True
+            self.forwarder.leader_changed()
+            group.wake()
+            await self._store.wait_dispatched(noop_index)
+            if self._superseded(term, scope):
+                return
+            self._ready = True
+            self._publish(CoreRole.LEADER, term)
+            log.info(
+                "leader is ready",
+                extra={
+                    "group": self.config.group,
+                    "node": self.node_id,
+                    "term": term,
+                    "scanned": tail.count,
+                    "took_ms": round((trio.current_time() - began) * 1000, 1),
+                },
+            )
+
+    def _superseded(self, term: int, scope: trio.CancelScope) -> bool:
+        """Deposed while waiting, the cancellation perhaps not delivered yet."""
+        return scope.cancel_called or self._term != term
+
+    def _end_leading(self) -> None:
+        """In the turn that notices: the view and the open batch go, services see it by `is_ready` and `role`."""
+        if not self._term:
+            return
+        self._term = 0
+        self._admitting = self._ready = False
+        self._lead_scope.cancel()
+        self._source.end_term()
+        self._note_moved()
+
+    def committed(self, first: int, last: int) -> None:
+        core = self._check_alive().core
+        assert core is not None, "commit moves in a core"
+        self._note_commit(core, last)
+        if self._tickets:
+            replies = Replies()
+            self._tickets.committed(last, self._term_at, Outcome(Verdict.OK, self._hint), replies)
+            replies.flush()
+        self._note_moved()
+
+    def _note_commit(self, core: RaftCore, last: int) -> None:
+        entry = core.entry_id(last)
+        assert entry is not None, "what is committed is in the log"
+        self._commit, self._commit_end = last, entry.end
+        self._store.allow(last)
+
+    def _term_at(self, index: int) -> int:
+        core = self._check_alive().core
+        entry = core.entry_id(index) if core is not None else None
+        return entry.term if entry is not None else 0
+
+    def durable_moved(self) -> None:
+        if self._store.dispatched < self._commit:
+            self._store.allow(self._commit)
+
+    def members_changed(self, membership: Membership) -> None:
+        if self._admitting:
+            core = self._check_alive().core
+            assert core is not None, "a leader has a core"
+            last = core.last
+            self._source.rebase(EntryId(last.index, last.term, last.crc, last.end))
+
+    def ticked(self) -> None:
+        now = trio.current_time()
+        if now < self._next_sweep:
+            return
+        self._next_sweep = now + SWEEP_S
+        if self._tickets:
+            replies = Replies()
+            self._tickets.expire(now, Outcome(Verdict.UNKNOWN, self._hint), replies)
+            replies.flush()
+        self.forwarder.tick(now)
+        self._note_moved()
+
+    def _note_moved(self) -> None:
+        if self._moved.statistics().tasks_waiting:
+            self._moved.set()
+            self._moved = trio.Event()
+
+    # links (GroupHost, ForwardHost)
+
+    def link_changed(self, node: str, *, up: bool) -> None:
+        if up and self._hint.leader_id == node and self._group is not None:
+            addr = self._group.client_address(node)
+            if addr != self._hint.addr:
+                self._hint = LeaderHint(node, addr, self._hint.term)
+                present = self._board.present
+                self._board.publish(RoleEvent(present.role, present.term, self._hint, present.ready))
+        self.forwarder.link_changed(node, up=up)
+
+    def app_frame(self, node: str, fields: Sequence[Any], body: memoryview) -> None:
+        self.forwarder.on_frame(node, fields, body)
+
+    def reachable(self, node_id: str) -> bool:
+        return self._group is not None and self._group.connected(node_id)
+
+    def send_app(self, node_id: str, fields: Sequence[Any], body: Sequence[bytes | memoryview]) -> bool:
+        link = self._group.link(node_id) if self._group is not None else None
+        return link is not None and link.send_data(self.config.group, fields, body, app=True)
+
+    # damage and installation (GroupHost)
+
+    def driver_message(self, node: str, fields: Sequence[Any], body: memoryview) -> None:
+        log.debug("unexpected driver message", extra={"code": fields[0], "first": DRIVER_CODES})
+
+    def install_needed(self, need: InstallNeeded) -> None:
+        log.warning("a member needs entries that are gone here", extra={"peer": need.peer, "next": need.next})
+
+    def damaged(self, error: StorageDamaged) -> None:
+        log.error("the log is damaged", extra={"group": self.config.group, "detail": str(error)})

@@ -1,0 +1,145 @@
+"""The writer of a group: carries out the core's storage writes, strictly in order, many in one sync.
+
+Everything queued when the disk becomes free goes into one write, up to `WRITE_MAX_BYTES`: that is group commit, and it
+needs no timer. A batch with a hard state or a truncation begins a new write, because each of the two must be durable
+before what follows it.
+
+Disk trouble, as the core hears it: no space (the log is intact; the same write is tried again until it succeeds, and
+nothing behind it is reported meanwhile), slow, stalled, failed (final: this writer never writes again).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import trio
+
+from raft.core.ready import AppendBatch
+from raft.core.types import EntryLike, StorageFault
+from raft.hard_state import HardStateDamaged, HardStateFile
+from raft.signals import Signal
+from raft.storage import LogStorage
+
+__all__ = ["WRITE_MAX_BYTES", "LogWriter"]
+
+log = logging.getLogger(__name__)
+
+WRITE_MAX_BYTES = 8 << 20
+"""One write and sync; recovery's proof rule counts on it."""
+SPACE_RETRY_S = 0.5
+
+
+class LogWriter:
+    """Queue in, finished sequence numbers out. `progress` is called after each write and each change of `fault`."""
+
+    def __init__(self, storage: LogStorage, hard: HardStateFile, progress: Callable[[], None]) -> None:
+        self.done_seq = 0
+        """All batches up to here are durable and visible in the storage's view."""
+        self.fault: StorageFault | None = None
+        """FULL or FAILED; slowness is judged by `busy_for_s`."""
+        self.reason = ""
+        self._storage = storage
+        self._hard = hard
+        self._progress = progress
+        self._queue: deque[AppendBatch] = deque()
+        self._busy_since: float | None = None
+        self._wake = Signal()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing queued and nothing under way."""
+        return not self._queue and self._busy_since is None
+
+    def busy_for_s(self, now: float) -> float:
+        """How long the present write has been under way."""
+        return 0.0 if self._busy_since is None else now - self._busy_since
+
+    def put(self, batches: Sequence[AppendBatch]) -> None:
+        """Queue batches behind everything that was queued before."""
+        self._queue.extend(batches)
+        self._wake.set()
+
+    def abandon(self) -> None:
+        """The core gave up what is queued; a write under way still ends on its own."""
+        self._queue.clear()
+
+    async def run(self) -> None:
+        """Write until cancelled or until the disk failed for good."""
+        while True:
+            await self._wake.wait()
+            while self._queue:
+                if not await self._write_next():
+                    return
+
+    def _next(self) -> tuple[AppendBatch, list[EntryLike], int]:
+        """The first batch, all entries that go with it in one write, and the sequence number that is then done."""
+        first = self._queue.popleft()
+        entries = first.entries
+        seq = first.seq
+        queue = self._queue
+        if not queue:
+            return first, entries, seq
+        entries = list(entries)
+        size = sum(len(entry.data) for entry in entries)
+        while queue:
+            batch = queue[0]
+            size += sum(len(entry.data) for entry in batch.entries)
+            too_much = size > WRITE_MAX_BYTES and len(entries) > 0
+            if batch.hard_state is not None or batch.truncate_to is not None or too_much:
+                break
+            queue.popleft()
+            entries.extend(batch.entries)
+            seq = batch.seq
+        return first, entries, seq
+
+    async def _write_next(self) -> bool:
+        """False when the disk failed for good."""
+        first, entries, seq = self._next()
+        self._busy_since = trio.current_time()
+        try:
+            hard = first.hard_state
+            if hard is not None:
+                state = replace(
+                    self._hard.state, term=hard.term, vote=hard.vote, suspect=hard.suspect, starts=hard.starts
+                )
+                await self._hard.save(state)
+                if self._storage.suspect and not hard.suspect:
+                    await self._storage.clear_suspect()
+            if first.truncate_to is not None:
+                await self._storage.truncate(first.truncate_to)
+            if entries:
+                await self._append(entries)
+        except (OSError, HardStateDamaged) as error:
+            self.fault = StorageFault.FAILED
+            self.reason = str(error)
+            self._queue.clear()
+            log.error("the log cannot be written any more", extra={"error": str(error)})
+            return False
+        else:
+            self.done_seq = seq
+            return True
+        finally:
+            self._busy_since = None
+            self._progress()
+
+    async def _append(self, entries: Sequence[EntryLike]) -> None:
+        while True:
+            try:
+                await self._storage.write(entries)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                if self.fault is None:
+                    self.fault, self.reason = StorageFault.FULL, str(error)
+                    log.error("disk is full; nothing is acknowledged until there is space")
+                    self._progress()
+                await trio.sleep(SPACE_RETRY_S)
+            else:
+                if self.fault is StorageFault.FULL:
+                    self.fault, self.reason = None, ""
+                    log.info("disk has space again")
+                return
