@@ -1,0 +1,24 @@
+"""`trimq admin`: look at a cluster and change it.
+
+Command and option names are mqadmin's, so that hands that know it need not learn again. Each module is imported when
+one of its commands runs.
+"""
+
+from __future__ import annotations
+
+from trimq.cli.lazy import Entry, LazyGroup
+
+__all__ = ["command"]
+
+command = LazyGroup(
+    name="admin",
+    help="Look at a cluster and change it. Names and options are those of mqadmin; every command has --json.",
+    entries={
+        "clusterList": Entry("trimq.cli.admin.cluster:cluster_list", "Brokers, who leads, how far each replica is."),
+        "topicList": Entry("trimq.cli.admin.topic:topic_list", "All topics and where they are."),
+        "topicRoute": Entry("trimq.cli.admin.topic:topic_route", "Brokers and queues of one topic."),
+        "updateTopic": Entry("trimq.cli.admin.topic:update_topic", "Create a topic or change its queues."),
+        "consumerProgress": Entry("trimq.cli.admin.consumer:consumer_progress", "How far consumer groups are behind."),
+        "group": Entry("trimq.cli.admin.group:group", "Consumer groups: list."),
+    },
+)

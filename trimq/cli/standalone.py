@@ -1,0 +1,125 @@
+"""`trimq standalone`: name server and one unreplicated broker in one process, for one developer.
+
+Both servers run as they do alone, on real ports, so any client can be tried against it; stopping and starting it again
+finds the messages. Messages are flushed to the disk before they are acknowledged.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from pathlib import Path
+
+import click
+
+from trimq.cli.run import fail
+
+__all__ = ["command"]
+
+log = logging.getLogger(__name__)
+
+DEFAULT_DIR = "~/.trimq/standalone"
+
+
+@click.command("standalone")
+@click.option("--dir", "directory", default=DEFAULT_DIR, show_default=True, help="Where everything is kept.")
+@click.option("--port", type=click.IntRange(0, 65535), default=9876, show_default=True, help="Name server's port.")
+@click.option(
+    "--broker-port",
+    type=click.IntRange(0, 65535),
+    default=None,
+    help="Broker's port.  [default: --port + 1035 = 10911]",
+)
+@click.option("--bind", default="127.0.0.1", show_default=True, help="Address to listen on and to give to clients.")
+@click.option("--log-level", default="WARNING", type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"]))
+def command(directory: str, port: int, broker_port: int | None, bind: str, log_level: str) -> None:
+    """Run a name server and a broker in this process until Ctrl-C."""
+    import trio
+
+    from trimq.logs import setup
+
+    setup(log_level)
+    if broker_port is None:
+        broker_port = port + 1035 if 0 < port < 64500 else 0
+    try:
+        trio.run(_run, Path(directory).expanduser(), port, broker_port, bind)
+    except KeyboardInterrupt:
+        sys.exit(0)
+    except BaseExceptionGroup as group:
+        reason = _why_not(group, port, broker_port, directory)
+        if reason is None:
+            raise
+        fail(reason)
+
+
+async def _run(directory: Path, port: int, broker_port: int, bind: str) -> None:
+    import random
+    from functools import partial
+
+    import trio
+
+    from broker.config import BrokerConfig, Strategy
+    from broker.runtime import Env, open_broker
+    from broker.store.fs import RealFileSystem
+    from namesrv.config import NamesrvConfig
+    from namesrv.kv_config import KVFile
+    from namesrv.server import serve_namesrv
+    from trimq.remoting.system import SystemClock, TrioNetwork
+
+    network = TrioNetwork()
+    began = trio.current_time()
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def stop_on_signal() -> None:
+                async for _ in signals:
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(stop_on_signal)
+            namesrv = NamesrvConfig(listen_port=port, bind_address=bind)
+            bound: int = await nursery.start(
+                partial(serve_namesrv, namesrv, network, kv=KVFile(directory / "kvConfig.json"))
+            )
+            config = BrokerConfig(
+                broker_name="standalone",
+                cluster_name="standalone",
+                namesrv=(f"{bind}:{bound}",),
+                strategy=Strategy.LOCAL,
+                listen_port=broker_port,
+                bind_address=bind,
+                broker_ip=bind,
+                metrics_port=-1,
+                store_dir=str(directory / "store"),
+                segment_bytes=64 << 20,
+            )
+            env = Env(
+                clock=SystemClock(),
+                network=network,
+                open_fs=RealFileSystem,
+                seed=f"{random.SystemRandom().getrandbits(64):x}",
+            )
+            async with open_broker([config], env) as broker:
+                await broker.wait_ready()
+                took = trio.current_time() - began
+                address = broker.replicas[0].address
+                click.echo(f"ready in {took:.2f} s: name server {bind}:{bound}, broker {address}, data in {directory}")
+                await trio.sleep_forever()
+
+
+def _why_not(group: BaseExceptionGroup[BaseException], port: int, broker_port: int, directory: str) -> str | None:
+    """One line for what an operator can change; None for what only a developer can."""
+    import errno
+
+    from broker.runtime import StartError
+
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, StartError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        return f"port {port} or {broker_port} is in use: stop what listens there, or choose others with --port"
+    if isinstance(error, OSError | ValueError):
+        return f"cannot start in {directory}: {error}"
+    return None
