@@ -1,0 +1,165 @@
+"""What an operator asks and changes: topics, routes, consumer lag, the cluster's replica groups.
+
+There is no metadata across replica groups: a topic exists per group, and the name servers show the union. So a change
+goes to the leader of every group, is repeatable, and says of which group it failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from trimq.client.instance import Instance, refusal
+from trimq.client.model import Queue
+from trimq.client.route import LEADER_ID, PERM_READ, PERM_WRITE, Route
+from trimq.errors import BadRequest, NoRoute
+from trimq.message.names import check_topic, is_system_topic, retry_topic
+from trimq.wire.body.stats import ConsumeStats
+from trimq.wire.codes import RequestCode, ResponseCode
+from trimq.wire.command import Command
+from trimq.wire.headers.admin import ConsumeStatsHeader, CreateTopicHeader
+
+__all__ = ["Admin", "Cluster", "ClusterGroup", "Lag", "QueueLag", "Topic"]
+
+QUEUES_MAX = 65_535
+"""A queue's number has 16 bits in the log's tables."""
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A topic and the number of its queues per replica group."""
+
+    name: str
+    queues: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLag:
+    """How far a consumer group is in one queue."""
+
+    queue: Queue
+    end_offset: int
+    """One past the newest message."""
+    consumer_offset: int
+    behind_since_ms: int
+    """Store time of the last consumed message, milliseconds; 0 when the broker does not say."""
+
+    @property
+    def messages(self) -> int:
+        """Messages not consumed yet."""
+        return max(0, self.end_offset - self.consumer_offset)
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How far a consumer group is, queue by queue, sorted."""
+
+    group: str
+    queues: Sequence[QueueLag]
+
+    @property
+    def messages(self) -> int:
+        """Messages not consumed yet, all queues together."""
+        return sum(queue.messages for queue in self.queues)
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterGroup:
+    """One replica group as the name server knows it."""
+
+    name: str
+    cluster: str
+    addresses: Mapping[int, str]
+    """Broker id to `ip:port`; id 0 leads."""
+
+    @property
+    def leader(self) -> str | None:
+        return self.addresses.get(LEADER_ID)
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """All replica groups, sorted by name."""
+
+    groups: Sequence[ClusterGroup]
+
+
+class Admin:
+    """See the module docstring. `Client.admin`."""
+
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+
+    async def create_topic(self, name: str, *, queues: int = 8, groups: Sequence[str] | None = None) -> Topic:
+        """Create a topic with `queues` queues on each replica group, or change it to that; `groups`: only on these.
+
+        Returns once every group has it; the name server shows it within a moment. Raises the error of the first group
+        that refused; calling again is harmless.
+        """
+        check_topic(name)
+        if not 0 < queues <= QUEUES_MAX:
+            raise BadRequest(f"queues={queues}: 1 to {QUEUES_MAX} are possible")
+        known = {group.name for group in (await self.cluster()).groups}
+        chosen = sorted(known if groups is None else groups)
+        unknown = [group for group in chosen if group not in known]
+        if unknown or not chosen:
+            raise NoRoute(
+                f"no such replica group: {', '.join(unknown) or 'none is registered'}", advice="see cluster()"
+            )
+        header = CreateTopicHeader(
+            topic=name, read_queue_nums=queues, write_queue_nums=queues, perm=PERM_READ | PERM_WRITE
+        )
+        for group in chosen:
+            command = Command(code=RequestCode.UPDATE_AND_CREATE_TOPIC, ext=header.to_ext())
+            answer = await self._instance.call(group, command)
+            if answer.code != ResponseCode.SUCCESS:
+                raise refusal(answer, group)
+        return Topic(name, dict.fromkeys(chosen, queues))
+
+    async def topics(self, *, system: bool = False) -> Sequence[Topic]:
+        """All topics, sorted by name; `system`: the system's own and the groups' retry topics too."""
+        found = []
+        for name in await self._instance.namesrv.topics():
+            if not system and (is_system_topic(name) or name.startswith("%")):
+                continue
+            route = await self._instance.namesrv.route(name)
+            if route is not None:
+                found.append(Topic(name, {group.name: group.write_queues for group in route.groups}))
+        return found
+
+    async def route(self, topic: str) -> Route:
+        """Where a topic lives, asked now. Raises `NoRoute` when no broker has it."""
+        route = await self._instance.namesrv.route(topic)
+        if route is None:
+            raise NoRoute(f"no broker has the topic {topic!r}")
+        return route
+
+    async def lag(self, group: str) -> Lag:
+        """How far a consumer group is in every queue that it has offsets for."""
+        header = ConsumeStatsHeader(consumer_group=group)
+        queues: list[QueueLag] = []
+        for replica_group in (await self.cluster()).groups:
+            command = Command(code=RequestCode.GET_CONSUME_STATS, ext=header.to_ext())
+            answer = await self._instance.call(replica_group.name, command)
+            if answer.code != ResponseCode.SUCCESS:
+                continue  # this replica group has never seen the consumer group
+            for mq, offsets in ConsumeStats.from_json(answer.body).offsetTable.items():
+                if mq.topic == retry_topic(group) and offsets.brokerOffset == 0:
+                    continue
+                queue = Queue(mq.topic, mq.brokerName, mq.queueId)
+                queues.append(QueueLag(queue, offsets.brokerOffset, offsets.consumerOffset, offsets.lastTimestamp))
+        return Lag(group, sorted(queues, key=lambda lag: lag.queue))
+
+    async def cluster(self) -> Cluster:
+        """All replica groups and their addresses, asked now."""
+        info = await self._instance.namesrv.cluster()
+        groups = []
+        for name, broker in sorted(info.brokerAddrTable.items()):
+            addresses = dict(sorted(broker.brokerAddrs.items()))
+            self._instance.group(name).routed(addresses)
+            groups.append(ClusterGroup(name, broker.cluster, addresses))
+        return Cluster(groups)
+
+    async def invoke(self, addr: str, command: Command) -> Command:
+        """Send any request to any address and return its answer, whatever its code. Raises `Disconnected`."""
+        return await self._instance.remoting.invoke(addr, command)

@@ -1,0 +1,172 @@
+"""The front door: `trimq.connect`, and the client that it opens.
+
+    async with trimq.connect("127.0.0.1:9876") as mq:
+        receipt = await mq.send("orders", b"...")
+
+Nothing starts outside an `async with`, and leaving it leaves nothing behind. There is one default timeout, used where
+the caller set no deadline (`move_on_after`, `fail_after`); no call has a timeout parameter of its own. Runs under
+Trio and under asyncio alike.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Literal
+
+from trimq.client.admin import Admin
+from trimq.client.instance import Instance, open_instance
+from trimq.client.model import EVERYTHING, Filter, Message, Receipt, Start
+from trimq.client.namesrv import split_addresses
+from trimq.client.producer import Producer, open_producer
+from trimq.client.pull_consumer import PullConsumer, open_pull_consumer
+from trimq.client.push_consumer import PushConsumer, open_push_consumer
+from trimq.env import Clock, Network
+from trimq.errors import BadRequest
+from trimq.remoting.system import AnyioNetwork, SystemClock
+
+__all__ = ["Client", "connect", "open_client"]
+
+DEFAULT_PRODUCER = "DEFAULT_PRODUCER"
+
+COMPRESS_OVER = 4096
+"""RocketMQ's compressMsgBodyOverHowmuch."""
+
+NAMESRV_ADDR = "NAMESRV_ADDR"
+"""RocketMQ's environment variable for name server addresses."""
+
+
+class Client:
+    """One client of one cluster. Made by `connect`; shares its connections among everything it opens."""
+
+    def __init__(self, instance: Instance, sender: Producer) -> None:
+        self.instance = instance
+        """Connections, routes and heartbeats; for tools and tests."""
+        self.admin = Admin(instance)
+        """Topics, groups and cluster: what an operator asks."""
+        self._sender = sender
+
+    async def send(self, topic: str, body: bytes | str, /, **fields: Any) -> Receipt:  # Any: the fields of Message
+        """Store one message; `fields` are those of `Message` (`tag=`, `keys=`, `order_key=`, ...). Text is sent as
+        UTF-8.
+
+        Deadline and errors as `Producer.send`.
+        """
+        data = body.encode() if isinstance(body, str) else body
+        return await self._sender.send(Message(topic=topic, body=data, **fields))
+
+    def producer(
+        self,
+        group: str = DEFAULT_PRODUCER,
+        *,
+        idempotent: bool = True,
+        compress_over: int = COMPRESS_OVER,
+        max_in_flight: int = 1000,
+        auto_batch: bool = True,
+    ) -> AbstractAsyncContextManager[Producer]:
+        """A producer of its own.
+
+        `idempotent`: repetitions inside are stored once (brokers of ours). `compress_over`: bodies of at least so
+        many bytes are compressed (zlib). `max_in_flight`: messages without an outcome; above it `send` waits.
+        `auto_batch`: messages that queue up while a request is in flight travel together.
+        """
+        return open_producer(
+            self.instance,
+            group,
+            idempotent=idempotent,
+            compress_over=compress_over,
+            max_in_flight=max_in_flight,
+            auto_batch=auto_batch,
+        )
+
+    def subscribe(
+        self,
+        topic: str | Mapping[str, Filter],
+        *,
+        group: str,
+        filter: Filter = EVERYTHING,
+        mode: Literal["cluster", "broadcast"] = "cluster",
+        ordered: bool = False,
+        start: Start = Start.LAST,
+        prefetch: int = 256,
+        max_attempts: int = 16,
+    ) -> AbstractAsyncContextManager[PushConsumer]:
+        """Join a consumer group and be handed its messages.
+
+        `topic` is a name, or several with a filter each. `mode`: the members of a cluster share the messages; with
+        broadcast each gets all, and nothing is committed. `ordered`: each queue's messages one at a time, in order.
+        `start` counts for queues that this group has never read; a queue that appears later is always read from its
+        first message. `prefetch`: messages held in memory. `max_attempts`: after so many failed deliveries a message
+        goes to the dead letters.
+        """
+        if mode not in ("cluster", "broadcast"):
+            raise BadRequest(f'mode={mode!r}; there are "cluster" and "broadcast"')
+        return open_push_consumer(
+            self.instance,
+            group,
+            {topic: filter} if isinstance(topic, str) else dict(topic),
+            broadcast=mode == "broadcast",
+            ordered=ordered,
+            start=start,
+            prefetch=prefetch,
+            max_attempts=max_attempts,
+        )
+
+    def pull(self, group: str | None = None) -> AbstractAsyncContextManager[PullConsumer]:
+        """Read queues by hand; with a consumer group, positions can be committed."""
+        return open_pull_consumer(self.instance, group)
+
+
+@asynccontextmanager
+async def open_client(
+    namesrv: str | Sequence[str],
+    network: Network,
+    clock: Clock,
+    rng: random.Random,
+    *,
+    client_id: str,
+    default_timeout: float = 10.0,
+) -> AsyncIterator[Client]:
+    """`connect` with everything passed in: for simulations and tests."""
+    addresses = split_addresses(namesrv)
+    if not default_timeout > 0:
+        raise BadRequest(f"default_timeout={default_timeout}: seconds above 0 are needed")
+    async with (
+        open_instance(addresses, network, clock, rng, client_id=client_id, default_timeout=default_timeout) as instance,
+        open_producer(
+            instance,
+            DEFAULT_PRODUCER,
+            idempotent=True,
+            compress_over=COMPRESS_OVER,
+            max_in_flight=1000,
+            auto_batch=True,
+        ) as sender,
+    ):
+        yield Client(instance, sender)
+
+
+def connect(
+    namesrv: str | Sequence[str] | None = None, *, default_timeout: float = 10.0, client_id: str | None = None
+) -> AbstractAsyncContextManager[Client]:
+    """Open a client of the cluster that these name servers know.
+
+    `namesrv`: `host:port`, several separated by `;` or as a sequence; else the environment's NAMESRV_ADDR.
+    Connections are made when they are first needed. `default_timeout`: seconds that a call may take where the caller
+    set no deadline. `client_id` must differ between clients; by default it is made of host, process id and chance.
+
+    Raises `NoRoute` on entry when there is no address.
+    """
+    rng = random.Random()
+    if client_id is None:
+        client_id = f"{socket.gethostname()}@{os.getpid()}#{rng.getrandbits(48):012x}"
+    return open_client(
+        os.environ.get(NAMESRV_ADDR, "") if namesrv is None else namesrv,
+        AnyioNetwork(),
+        SystemClock(),
+        rng,
+        client_id=client_id,
+        default_timeout=default_timeout,
+    )

@@ -1,0 +1,527 @@
+"""The producer: `send` waits for one event; everything that costs happens per request, not per message.
+
+A message is checked and encoded, gets a queue, and joins the lane of that queue's replica group. The lanes do the rest
+(`trimq.client.lane` says how, and why nothing is stored twice). Choosing the queue:
+- sent before without a known outcome, or an explicit `queue=`: that queue, whatever happens,
+- `order_key`: by hash over all queues, as Java's SelectMessageQueueByHash does,
+- else the topic's current queue, which moves on with every request: one by one that is round robin, under load whole
+  batches go to one queue. A group in trouble is passed over.
+
+A topic that does not exist yet gets its first messages on all groups, so that it exists everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from math import inf
+
+import anyio
+import anyio.abc
+
+from trimq.client.instance import Instance
+from trimq.client.lane import GivenUp, Request, Slot
+from trimq.client.lane_driver import LaneDriver, forget_queue
+from trimq.client.model import Message, Queue, Receipt
+from trimq.client.outgoing import DEFAULT_TOPIC_QUEUES, prepare, send_fields
+from trimq.client.route import Route, interleave, pick_by_key
+from trimq.client.timing import Backoff, deadline_for
+from trimq.errors import BadRequest, NoRoute, NotStored, SendUnknown, TrimqError
+from trimq.message.names import check_group, check_topic
+from trimq.wire.codes import RequestCode
+from trimq.wire.command import Command
+
+__all__ = ["Producer", "ProducerStatistics", "SendStream", "open_producer"]
+
+NEVER_COMPRESS = 1 << 62
+"""Brokers expand batches element by element and have no compressed form of them."""
+
+SWEEP_S = 0.05
+"""How often messages whose default deadline has passed are looked for."""
+
+ROUTE_PATIENCE_S = 2.0
+"""How long a send waits for a route to appear: long enough for brokers that are just registering."""
+
+PROVISIONAL_S = 60.0
+"""How long a new topic's first sends may take to reach every group; until then its route may be incomplete."""
+
+BYTES_IN_HAND_MAX = 64 * 1024 * 1024
+"""Bodies of unsettled messages; above it `send` waits, whatever their number."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProducerStatistics:
+    """What one producer has done so far, and has in hand now."""
+
+    stored: int
+    duplicates: int
+    not_stored: int
+    unknown: int
+    in_hand: int
+    requests: int
+    """Send requests transmitted, repetitions included."""
+
+
+class _Spread:
+    """The queues of one topic, and which of them takes the next message that may go anywhere."""
+
+    __slots__ = ("current", "index", "provisional_until", "queues", "sorted")
+
+    def __init__(self, queues: tuple[Queue, ...], *, start: int, provisional_until: float) -> None:
+        self.sorted = queues
+        self.queues = interleave(queues)
+        self.index = start % len(queues)
+        self.current = self.queues[self.index]
+        self.provisional_until = provisional_until
+        """Of a topic that our sends create: until then a route with fewer groups does not count. Else 0."""
+
+    @property
+    def groups(self) -> set[str]:
+        return {queue.group for queue in self.sorted}
+
+    def advance(self) -> Queue:
+        """Go on to the next queue."""
+        self.index = (self.index + 1) % len(self.queues)
+        self.current = self.queues[self.index]
+        return self.current
+
+
+class Producer:
+    """Sends messages. Made by `Client.producer`; any number of tasks may use it at the same time."""
+
+    def __init__(
+        self,
+        instance: Instance,
+        group: str,
+        tasks: anyio.abc.TaskGroup,
+        *,
+        idempotent: bool,
+        compress_over: int,
+        max_in_flight: int,
+        auto_batch: bool,
+    ) -> None:
+        self.group = group
+        self._instance = instance
+        self._tasks = tasks
+        self._pid = f"{instance.rng.getrandbits(64):016x}" if idempotent else None
+        self._compress_over = compress_over
+        self._max_in_flight = max_in_flight
+        self._auto_batch = auto_batch
+        self._drivers: dict[str, LaneDriver] = {}
+        self._spreads: dict[str, _Spread] = {}
+        self._sink = self._settled
+        self._in_hand = 0
+        self._bytes_in_hand = 0
+        self._room: anyio.Event | None = None
+        self._closed = False
+        self._stored = self._duplicates = self._not_stored = self._unknown = 0
+
+    # Sending
+
+    async def send(self, message: Message, /, *, queue: Queue | None = None) -> Receipt:
+        """Store one message and return where it is.
+
+        Ends at the caller's deadline (`move_on_after`, `fail_after`), else after the client's default timeout, with
+
+        - `NotStored`: surely not stored; send anything again,
+        - `SendUnknown`: may have been stored; send the *same* `Message` again, it is stored once,
+        - `BadRequest`, `NoRoute`, `Denied`: what the message says.
+
+        Failovers, lost connections and refusals that pass are dealt with inside. Cancelled from outside: as at the
+        deadline, but what is raised is the cancellation; sending the same `Message` again is safe then, too.
+        """
+        slot = await self._admit(message, queue)
+        await self._wait_for(slot)
+        return _receipt(slot)
+
+    async def send_batch(self, messages: Sequence[Message], /, *, queue: Queue | None = None) -> Sequence[Receipt]:
+        """Store several messages of one topic in one queue, next to each other: all or none.
+
+        With order keys, all must have the same. Raises as `send`; `SendUnknown.id` is the first message's.
+        """
+        if not messages:
+            return []
+        if len(messages) == 1:
+            return [await self.send(messages[0], queue=queue)]
+        head = messages[0]
+        if any(message.topic != head.topic or message.order_key != head.order_key for message in messages):
+            raise BadRequest("a batch has one topic and one order key")
+        if any(message.delay is not None or message.at is not None for message in messages):
+            raise BadRequest("a batch cannot be delayed", advice="send delayed messages one by one")
+        outgoing = [prepare(message, NEVER_COMPRESS) for message in messages]
+        spread = await self._spread(head.topic)
+        await self._wait_for_room()
+        sent_to = next((message._sent_to for message in messages if message._sent_to is not None), None)
+        target = sent_to or queue or self._choose(head, spread)
+        pinned = sent_to is not None or queue is not None or head.order_key is not None
+        deadline = deadline_for(self._instance.default_timeout)
+        again = sent_to is not None
+        slots = [Slot(each, target, self._sink, pinned=pinned, again=again, deadline=deadline) for each in outgoing]
+        bundle = tuple(slots)
+        for slot in slots:
+            slot.bundle = bundle
+            self._put(slot)
+        await self._wait_for(slots[0])
+        return [_receipt(slot) for slot in slots]
+
+    async def send_oneway(self, message: Message, /, *, queue: Queue | None = None) -> None:
+        """Hand a message to the connection and forget it: no answer, no repetition, no receipt.
+
+        Raises `NoRoute` or `Disconnected` when no broker can be reached.
+        """
+        slot = Slot(prepare(message, self._compress_over), queue or await self._next_queue(message), _ignore)
+        fields = send_fields(Request(slot.queue, [slot], 0), self.group, self._instance.clock.wall_ms())
+        command = Command(code=RequestCode.SEND_MESSAGE_V2, ext=fields, body=slot.message.body)
+        with anyio.CancelScope(deadline=deadline_for(self._instance.default_timeout)):
+            for addr in self._instance.targets(slot.queue.group):
+                await self._instance.link(addr)
+                await self._instance.remoting.oneway(addr, command)
+                return
+        raise NoRoute(f"no broker of {slot.queue.group} can be reached")
+
+    @asynccontextmanager
+    async def stream(self) -> AsyncIterator[SendStream]:
+        """Send without waiting for each receipt: `await s.send(m)` returns once the message is queued.
+
+        Leaving the block waits until all are acknowledged; if some failed, an `ExceptionGroup` of their errors.
+        """
+        stream = SendStream(self)
+        try:
+            yield stream
+            await stream.drain()
+        finally:
+            stream.abandon()
+
+    async def queues(self, topic: str) -> Sequence[Queue]:
+        """The queues that `send` chooses from, sorted."""
+        return (await self._spread(topic)).sorted
+
+    def statistics(self) -> ProducerStatistics:
+        """A snapshot."""
+        return ProducerStatistics(
+            self._stored,
+            self._duplicates,
+            self._not_stored,
+            self._unknown,
+            self._in_hand,
+            sum(driver.transmitted for driver in self._drivers.values()),
+        )
+
+    # A message's way in
+
+    async def _admit(self, message: Message, queue: Queue | None) -> Slot:
+        outgoing = prepare(message, self._compress_over)
+        spread = self._spreads.get(message.topic) or await self._spread(message.topic)
+        if self._in_hand >= self._max_in_flight or self._bytes_in_hand >= BYTES_IN_HAND_MAX:
+            await self._wait_for_room()
+        target = message._sent_to or queue
+        slot = Slot(
+            outgoing,
+            target or self._choose(message, spread),
+            self._sink,
+            pinned=target is not None or message.order_key is not None,
+            again=message._sent_to is not None,
+            deadline=deadline_for(self._instance.default_timeout),
+        )
+        self._put(slot)
+        return slot
+
+    def _choose(self, message: Message, spread: _Spread) -> Queue:
+        if message.order_key is not None:
+            return pick_by_key(spread.sorted, message.order_key)
+        return spread.current
+
+    async def _next_queue(self, message: Message) -> Queue:
+        spread = await self._spread(message.topic)
+        queue = self._choose(message, spread)
+        self._moved_on(queue)
+        return queue
+
+    def _put(self, slot: Slot) -> None:
+        driver = self._drivers.get(slot.queue.group) or self._open_driver(slot.queue.group)
+        driver.lane.put(slot)
+        driver.wake()
+        self._in_hand += 1
+        self._bytes_in_hand += slot.size
+
+    def _open_driver(self, group: str) -> LaneDriver:
+        if self._closed:
+            raise NotStored("the producer is closed", advice="send inside its `async with` block")
+        driver = self._drivers[group] = LaneDriver(
+            self._instance,
+            group,
+            producer_group=self.group,
+            pid=self._pid,
+            batching=self._auto_batch,
+            moved_on=self._moved_on,
+            rehome=self._rehome,
+        )
+        self._tasks.start_soon(driver.run)
+        return driver
+
+    async def _wait_for_room(self) -> None:
+        while self._in_hand >= self._max_in_flight or self._bytes_in_hand >= BYTES_IN_HAND_MAX:
+            if self._room is None:
+                self._room = anyio.Event()
+            await self._room.wait()
+
+    # Its way out
+
+    async def _wait_for(self, slot: Slot) -> None:
+        """Until the outcome is known; decides it when the deadline passes or the caller is cancelled."""
+        event = slot.event = anyio.Event()
+        try:
+            if slot.outcome is not None:
+                await anyio.lowlevel.checkpoint()
+            elif anyio.current_effective_deadline() == inf:
+                await event.wait()  # the sweep watches the default deadline: no timer per message
+            else:
+                with anyio.CancelScope(deadline=slot.deadline):
+                    await event.wait()
+                self._give_up(slot, "no answer before the deadline")
+        except BaseException:
+            self._give_up(slot, "cancelled")
+            raise
+
+    def _settled(self, slot: Slot) -> None:
+        """The sink of all slots."""
+        self._in_hand -= 1
+        self._bytes_in_hand -= slot.size
+        outcome = slot.outcome
+        if isinstance(outcome, Receipt):
+            self._stored += 1
+            if outcome.duplicate:
+                self._duplicates += 1
+        elif isinstance(outcome, SendUnknown):
+            self._unknown += 1
+        else:
+            self._not_stored += 1
+        if slot.event is not None:
+            slot.event.set()
+        elif slot.stream is not None:
+            slot.stream.settled(slot)
+        if self._room is not None and self._in_hand < self._max_in_flight:
+            self._room.set()
+            self._room = None
+
+    def _give_up(self, slot: Slot, why: str) -> None:
+        """Nobody waits any more: take it out, and say what is known of it."""
+        if slot.outcome is not None:
+            return
+        driver = self._drivers[slot.queue.group]
+        known = driver.lane.give_up(slot)
+        driver.wake()
+        reason = f"; last: {driver.last_error.message}" if driver.last_error else ""
+        for each in slot.bundle or (slot,):
+            message = each.message.message
+            error: TrimqError
+            if known is GivenUp.NOT_STORED:
+                if not each.again:
+                    forget_queue(each)
+                error = NotStored(f"message {message.id} to {each.queue}: {why}{reason}")
+            else:
+                error = SendUnknown(f"message {message.id} to {each.queue}: {why}{reason}", id=message.id)
+            each.settle(error)
+
+    async def _sweep(self) -> None:
+        """Give up what ran out of its default time; one task instead of a timer per message."""
+        while True:
+            await anyio.sleep(SWEEP_S)
+            now = anyio.current_time()
+            for driver in self._drivers.values():
+                for slot in driver.lane.expired(now):
+                    self._give_up(slot, "no answer before the deadline")
+
+    def close(self) -> None:
+        """Nothing more is sent; whoever still waits is told what is known."""
+        self._closed = True
+        for driver in self._drivers.values():
+            for slot in driver.lane.everything():
+                self._give_up(slot, "the producer was closed")
+
+    # Queues
+
+    async def _spread(self, topic: str) -> _Spread:
+        spread = self._spreads.get(topic)
+        if spread is not None:
+            return spread
+        check_topic(topic)
+        patience = anyio.current_time() + ROUTE_PATIENCE_S
+        backoff = Backoff(self._instance.rng)
+        while True:
+            try:
+                route, exists = await self._instance.publish_route(topic, DEFAULT_TOPIC_QUEUES)
+                return self._spreads.get(topic) or self._open_spread(topic, route, exists=exists)
+            except NoRoute:
+                if anyio.current_time() >= patience:
+                    raise
+            await anyio.sleep(backoff.next_s())
+
+    def _open_spread(self, topic: str, route: Route, *, exists: bool) -> _Spread:
+        queues = route.write_queues
+        if not queues:
+            raise NoRoute(f"no queue of {topic!r} may be written", advice="check the permission of topic and broker")
+        until = 0.0 if exists else anyio.current_time() + PROVISIONAL_S
+        start = self._instance.rng.randrange(len(queues))
+        spread = self._spreads[topic] = _Spread(queues, start=start, provisional_until=until)
+        self._instance.want(topic)
+        return spread
+
+    def _moved_on(self, queue: Queue) -> None:
+        """A request for this queue went out: the next messages that may go anywhere take another one."""
+        spread = self._spreads.get(queue.topic)
+        if spread is not None and spread.current == queue:
+            self._advance(spread)
+
+    def _advance(self, spread: _Spread) -> bool:
+        """To the next queue whose group is not in trouble; returns whether there is one."""
+        for _ in spread.queues:
+            driver = self._drivers.get(spread.advance().group)
+            if driver is None or driver.healthy:
+                return True
+        return False
+
+    def _rehome(self, driver: LaneDriver, slots: list[Slot]) -> None:
+        """A group is in trouble: what is not bound to it goes to another one, if there is one."""
+        moved = False
+        for slot in slots:
+            spread = self._spreads.get(slot.queue.topic)
+            if spread is None:
+                driver.lane.put(slot)
+                continue
+            here = self._drivers.get(spread.current.group)
+            if here is not None and not here.healthy and not self._advance(spread):
+                driver.lane.put(slot)
+                continue
+            slot.queue = spread.current
+            other = self._drivers.get(slot.queue.group) or self._open_driver(slot.queue.group)
+            other.lane.put(slot)
+            other.wake()
+            moved = True
+        if not moved:
+            driver.wake()
+
+    def route_changed(self, topic: str) -> None:
+        """The instance learned another route: messages from now on use its queues."""
+        spread = self._spreads.get(topic)
+        route = self._instance.known_route(topic)
+        if spread is None or route is None:
+            return
+        queues = route.write_queues
+        if not queues or queues == spread.sorted:
+            return
+        if anyio.current_time() < spread.provisional_until and not spread.groups <= {queue.group for queue in queues}:
+            return  # the topic is still being created, group by group
+        self._spreads[topic] = _Spread(queues, start=spread.index, provisional_until=0.0)
+
+    def forget_topics(self) -> None:
+        """Undo the wishes for fresh routes; part of closing."""
+        for topic in self._spreads:
+            self._instance.unwant(topic)
+        self._spreads.clear()
+
+
+class SendStream:
+    """Messages on their way whose receipts nobody waits for one by one. Made by `Producer.stream`."""
+
+    def __init__(self, producer: Producer) -> None:
+        self._producer = producer
+        self._pending: dict[Slot, None] = {}
+        self._idle: anyio.Event | None = None
+        self._errors: list[TrimqError] = []
+        self.stored = 0
+        """Messages acknowledged so far."""
+
+    async def send(self, message: Message, /, *, queue: Queue | None = None) -> None:
+        """Queue one message; waits only while the producer has its `max_in_flight` in hand."""
+        slot = await self._producer._admit(message, queue)
+        slot.stream = self
+        if slot.outcome is None:
+            self._pending[slot] = None
+        else:
+            self._count(slot)
+
+    async def drain(self) -> None:
+        """Wait until everything queued so far is acknowledged. Raises an `ExceptionGroup` of what failed since the
+        last time."""
+        if self._pending:
+            self._idle = anyio.Event()
+            await self._idle.wait()
+        else:
+            await anyio.lowlevel.checkpoint()
+        if self._errors:
+            errors, self._errors = self._errors, []
+            raise ExceptionGroup(f"{len(errors)} messages were not acknowledged", errors)
+
+    def settled(self, slot: Slot) -> None:
+        """For the producer: this message has its outcome."""
+        self._pending.pop(slot, None)
+        self._count(slot)
+        if not self._pending and self._idle is not None:
+            self._idle.set()
+            self._idle = None
+
+    def _count(self, slot: Slot) -> None:
+        outcome = slot.outcome
+        if isinstance(outcome, TrimqError):
+            self._errors.append(outcome)
+        else:
+            self.stored += 1
+
+    def abandon(self) -> None:
+        """Leaving early: what is still on its way is given up."""
+        for slot in list(self._pending):
+            self._producer._give_up(slot, "its stream was left")
+
+
+def _receipt(slot: Slot) -> Receipt:
+    outcome = slot.outcome
+    if isinstance(outcome, Receipt):
+        return outcome
+    assert outcome is not None, "waiting ends with an outcome"
+    raise outcome
+
+
+def _ignore(slot: Slot) -> None:
+    """The sink of a oneway send."""
+
+
+@asynccontextmanager
+async def open_producer(
+    instance: Instance,
+    group: str,
+    *,
+    idempotent: bool,
+    compress_over: int,
+    max_in_flight: int,
+    auto_batch: bool,
+) -> AsyncIterator[Producer]:
+    """A producer for the length of the block; on the way out whoever still waits in `send` is told what is known."""
+    check_group(group)
+    failure: Exception | None = None
+    async with anyio.create_task_group() as tasks:
+        producer = Producer(
+            instance,
+            group,
+            tasks,
+            idempotent=idempotent,
+            compress_over=compress_over,
+            max_in_flight=max_in_flight,
+            auto_batch=auto_batch,
+        )
+        instance.add_producer(group)
+        stop_watching = instance.watch_routes(producer.route_changed)
+        tasks.start_soon(producer._sweep)
+        try:
+            yield producer
+        except Exception as error:  # kept out of the task group, which would wrap it
+            failure = error
+        finally:
+            producer.close()
+            producer.forget_topics()
+            stop_watching()
+            instance.remove_producer(group)
+            tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure

@@ -1,0 +1,360 @@
+"""Reading queues by hand: one read at a time, a replay from start to end, or assigned queues that are read ahead.
+
+Nothing is acknowledged here: the position is the reader's own. With a consumer group, `commit` and `committed` keep
+positions at the brokers. Three ways to read:
+- `read(queue, offset)`: one request, one answer,
+- `iterate(topic)`: everything between two points, or endlessly with `follow=True`,
+- `assign` + `poll`: several queues, each read ahead by a task, as RocketMQ's lite pull consumer does.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+
+import anyio
+import anyio.abc
+
+from trimq.client.broker_api import BrokerApi
+from trimq.client.incoming import decode_records
+from trimq.client.instance import Instance
+from trimq.client.model import EVERYTHING, Batch, Filter, Position, Queue, Start, to_ms
+from trimq.client.positions import resolve
+from trimq.client.reader import Holding, Reader
+from trimq.client.received import Received
+from trimq.errors import BadRequest, Disconnected
+from trimq.message.names import check_group
+from trimq.wire.codes import ResponseCode
+
+__all__ = ["PullConsumer", "open_pull_consumer"]
+
+ANONYMOUS = "TRIMQ_PULL"
+"""The consumer group named in pulls of a consumer without one; it never commits."""
+
+READ_AHEAD = 256
+"""Messages that `assign` reads ahead per queue."""
+
+ITERATE_COUNT = 256
+"""Messages that `iterate` asks for at once."""
+
+
+class PullConsumer:
+    """See the module docstring. Made by `Client.pull`."""
+
+    def __init__(self, instance: Instance, group: str | None, tasks: anyio.abc.TaskGroup) -> None:
+        self.group = group
+        self._instance = instance
+        self._api = BrokerApi(instance)
+        self._tasks = tasks
+        self._readers: dict[Queue, Reader] = {}
+        self._positions: dict[Queue, int] = {}
+        self._ready: deque[Received] = deque()
+        self._news = anyio.Event()
+
+    # One read at a time
+
+    async def queues(self, topic: str) -> Sequence[Queue]:
+        """All queues of a topic, sorted. Raises `NoRoute` when it does not exist."""
+        return (await self._instance.route(topic)).read_queues
+
+    async def bounds(self, queue: Queue) -> tuple[int, int]:
+        """The oldest offset still kept, and one past the newest."""
+        await self._instance.route(queue.topic)
+        return await self._api.first_offset(queue), await self._api.end_offset(queue)
+
+    async def offset_at(self, queue: Queue, when: datetime) -> int:
+        """The first message stored at or after a time."""
+        await self._instance.route(queue.topic)
+        return await self._api.offset_at(queue, to_ms(when))
+
+    async def read(
+        self,
+        queue: Queue,
+        offset: Position,
+        *,
+        max: int = 32,
+        wait: float = 15.0,
+        filter: Filter = EVERYTHING,
+        replica: str | None = None,
+    ) -> Batch:
+        """Read up to `max` messages from an offset on, waiting up to `wait` seconds while there are none.
+
+        An offset outside the queue gives an empty batch whose `next_offset` is the nearest one inside. `replica` is an
+        `ip:port` of the group to read through; by default the leader, or any replica that answers. A broker
+        may give fewer than `max` (Apache's at most 32).
+        """
+        await self._instance.route(queue.topic)
+        at = await resolve(self._api, queue, offset)
+        addresses = [replica] if replica else self._instance.group(queue.group).targets(replicas=True)
+        failure: Disconnected | None = None
+        for addr in addresses:
+            try:
+                pulled = await self._api.pull(addr, self.group or ANONYMOUS, queue, at, filter, count=max, hold_s=wait)
+            except Disconnected as error:
+                failure = error
+                continue
+            messages: list[Received] = []
+            if pulled.code == ResponseCode.SUCCESS:
+                messages = decode_records(pulled.body, queue, filter, UNACKNOWLEDGED)
+            return Batch(messages, pulled.next_offset, pulled.first_offset, pulled.end_offset)
+        raise failure or Disconnected(f"no address of {queue.group} is known")
+
+    # A replay
+
+    async def iterate(
+        self,
+        topic: str,
+        *,
+        start: Position = Start.FIRST,
+        until: datetime | None = None,
+        follow: bool = False,
+        filter: Filter = EVERYTHING,
+    ) -> AsyncIterator[Received]:
+        """Every message of a topic from `start` on, in the order of store times across its queues.
+
+        Ends at `until`, else at the end that each queue had when the iteration began; with `follow` never. (With
+        `follow` messages come as they arrive, without an order across queues.)
+        """
+        queues = await self.queues(topic)
+        starts = {queue: await resolve(self._api, queue, start) for queue in queues}
+        if follow:
+            async for message in self._follow(starts, until, filter):
+                yield message
+            return
+        ends = {
+            queue: await (self._api.end_offset(queue) if until is None else self._api.offset_at(queue, to_ms(until)))
+            for queue in queues
+        }
+        runs = [_Run(self, queue, starts[queue], ends[queue], filter) for queue in queues]
+        heads: list[tuple[int, int, Received]] = []
+        for index, run in enumerate(runs):
+            head = await run.next()
+            if head is not None:
+                heads.append((head.stored_ms, index, head))
+        heapq.heapify(heads)
+        while heads:
+            _, index, message = heads[0]
+            yield message
+            following = await runs[index].next()
+            if following is None:
+                heapq.heappop(heads)
+            else:
+                heapq.heapreplace(heads, (following.stored_ms, index, following))
+
+    async def _follow(
+        self, starts: Mapping[Queue, int], until: datetime | None, filter: Filter
+    ) -> AsyncIterator[Received]:
+        if self._readers:
+            raise BadRequest("queues are assigned already", advice="use another pull consumer to follow a topic")
+        stop_ms = None if until is None else to_ms(until)
+        await self.assign(starts, filter=filter)
+        try:
+            while True:
+                for message in await self.poll():
+                    if stop_ms is not None and message.stored_ms >= stop_ms:
+                        return
+                    yield message
+        finally:
+            await self.assign({})
+
+    # Assigned queues
+
+    async def assign(self, queues: Mapping[Queue, Position] | Iterable[Queue], *, filter: Filter = EVERYTHING) -> None:
+        """Read these queues from now on, and no others; queues that stay keep their place.
+
+        Without positions each begins at the group's committed offset, else at its start.
+        """
+        wanted: dict[Queue, Position | None]
+        wanted = dict(queues) if isinstance(queues, Mapping) else dict.fromkeys(queues)
+        for queue in [queue for queue in self._readers if queue not in wanted]:
+            self._readers.pop(queue).drop()
+            self._positions.pop(queue, None)
+        for queue, position in wanted.items():
+            if queue in self._readers and position is None:
+                continue
+            await self._instance.route(queue.topic)
+            offset = await self._begin(queue, position)
+            self._positions[queue] = offset
+            if queue in self._readers:
+                self._readers[queue].seek(offset)
+                continue
+            reader = self._readers[queue] = Reader(
+                self._instance, self._api, self.group or ANONYMOUS, queue, filter, offset, self
+            )
+            self._tasks.start_soon(reader.run)
+        self._drop_stale()
+
+    async def _begin(self, queue: Queue, position: Position | None) -> int:
+        if position is not None:
+            return await resolve(self._api, queue, position)
+        committed = await self.committed(queue) if self.group else None
+        return committed if committed is not None else await self._api.first_offset(queue)
+
+    async def seek(self, queue: Queue, position: Position) -> None:
+        """Go on reading an assigned queue from another place."""
+        reader = self._reader(queue)
+        offset = await resolve(self._api, queue, position)
+        self._positions[queue] = offset
+        reader.seek(offset)
+        self._drop_stale()
+
+    def position(self, queue: Queue) -> int:
+        """The offset behind the last message that `poll` gave of this queue."""
+        self._reader(queue)
+        return self._positions[queue]
+
+    @property
+    def assignment(self) -> frozenset[Queue]:
+        """The queues that `poll` reads."""
+        return frozenset(self._readers)
+
+    async def poll(self, *, max: int = 32, wait: float = 15.0) -> list[Received]:
+        """Up to `max` messages of the assigned queues, waiting up to `wait` seconds while there are none."""
+        if not self._readers:
+            raise BadRequest("no queue is assigned", advice="call assign() first")
+        await anyio.lowlevel.checkpoint()
+        if not self._ready:
+            with anyio.move_on_after(wait):
+                while not self._ready:
+                    self._news = anyio.Event()
+                    await self._news.wait()
+        batch = [self._ready.popleft() for _ in range(min(max, len(self._ready)))]
+        for message in batch:
+            self._positions[message.queue] = message.offset + 1
+            message._home.finished(message)
+        return batch
+
+    def _reader(self, queue: Queue) -> Reader:
+        reader = self._readers.get(queue)
+        if reader is None:
+            raise BadRequest(f"{queue} is not assigned", advice="call assign() first")
+        return reader
+
+    def _drop_stale(self) -> None:
+        self._ready = deque(
+            message
+            for message in self._ready
+            if isinstance(message._home, Holding) and not message._home.process.dropped
+        )
+
+    # Positions at the brokers
+
+    async def committed(self, queue: Queue) -> int | None:
+        """The consumer group's committed offset, None when there is none."""
+        await self._instance.route(queue.topic)
+        return await self._api.committed(self._need_group(), queue)
+
+    async def commit(self, offsets: Mapping[Queue, int] | None = None) -> None:
+        """Commit offsets for the consumer group, by default those that `poll` has reached. Durable when it returns.
+
+        A lower offset than before is taken too: that is a deliberate seek.
+        """
+        group = self._need_group()
+        for queue, offset in (self._positions if offsets is None else offsets).items():
+            await self._instance.route(queue.topic)
+            await self._api.commit(group, queue, offset, set_back=True)
+
+    def _need_group(self) -> str:
+        if self.group is None:
+            raise BadRequest("this pull consumer has no consumer group", advice='open it with pull(group="...")')
+        return self.group
+
+    # For the readers
+
+    def room(self, reader: Reader) -> int:
+        return READ_AHEAD - len(reader.process)
+
+    def has_room(self, reader: Reader) -> bool:
+        return len(reader.process) * 2 <= READ_AHEAD
+
+    def arrived(self, holding: Holding, messages: list[Received]) -> None:
+        self._ready.extend(messages)
+        self._news.set()
+
+    def forgot(self, holding: Holding) -> None:
+        """Nothing is counted here."""
+
+    def entered(self, message: Received) -> None:
+        """Nobody waits for these messages."""
+
+    def left(self, message: Received) -> None:
+        """Nobody waits for these messages."""
+
+    def finished(self, holding: Holding, message: Received) -> None:
+        holding.process.finish(message.offset, len(message.body))
+        if self.has_room(holding.reader):
+            holding.reader.nudge()
+
+    async def send_back(self, holding: Holding, message: Received, after: timedelta | None) -> None:
+        raise _not_acknowledged()
+
+    async def put_aside(self, holding: Holding, message: Received, reason: str) -> None:
+        raise _not_acknowledged()
+
+
+class _Run:
+    """One queue of a replay, from an offset up to an end."""
+
+    def __init__(self, consumer: PullConsumer, queue: Queue, offset: int, end: int, wanted: Filter) -> None:
+        self._consumer = consumer
+        self._queue = queue
+        self._offset = offset
+        self._end = end
+        self._wanted = wanted
+        self._messages: deque[Received] = deque()
+
+    async def next(self) -> Received | None:
+        while not self._messages and self._offset < self._end:
+            count = min(ITERATE_COUNT, self._end - self._offset)
+            batch = await self._consumer.read(self._queue, self._offset, max=count, wait=0, filter=self._wanted)
+            if not batch.messages and batch.next_offset <= self._offset:
+                return None  # what was there has expired meanwhile
+            self._messages.extend(message for message in batch.messages if message.offset < self._end)
+            self._offset = batch.next_offset
+        return self._messages.popleft() if self._messages else None
+
+
+class _Unacknowledged:
+    """The home of messages that were read, not delivered: leaving their block normally does nothing."""
+
+    def entered(self, message: Received) -> None: ...
+
+    def left(self, message: Received) -> None: ...
+
+    def finished(self, message: Received) -> None: ...
+
+    async def send_back(self, message: Received, after: timedelta | None) -> None:
+        raise _not_acknowledged()
+
+    async def put_aside(self, message: Received, reason: str) -> None:
+        raise _not_acknowledged()
+
+
+UNACKNOWLEDGED = _Unacknowledged()
+
+
+def _not_acknowledged() -> BadRequest:
+    return BadRequest(
+        "a message that was read by a pull consumer cannot be handed back",
+        advice="read it again from its offset, or use subscribe()",
+    )
+
+
+@asynccontextmanager
+async def open_pull_consumer(instance: Instance, group: str | None) -> AsyncIterator[PullConsumer]:
+    """A pull consumer for the length of the block. Nothing is committed on the way out."""
+    if group is not None:
+        check_group(group)
+    failure: Exception | None = None
+    async with anyio.create_task_group() as tasks:
+        try:
+            yield PullConsumer(instance, group, tasks)
+        except Exception as error:  # kept out of the task group, which would wrap it
+            failure = error
+        finally:
+            tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure

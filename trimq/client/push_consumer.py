@@ -1,0 +1,431 @@
+"""The consumer that is handed its messages: prefetch, delivery, acknowledgement, retry.
+
+    async with client.subscribe("orders", group="billing") as orders:
+        async for message in orders:
+            async with message:
+                ...
+
+Promises: each message is delivered until it was acknowledged or dead-lettered (at least once); the committed offset
+of a queue is its smallest unfinished one; with `ordered=True` a queue has one reader in the whole group (a lock at
+the broker) and its messages come one at a time, in order, a failed one again before the next. What is read ahead is
+bounded by `prefetch`.
+
+Tasks: one per assigned queue (`Reader`), a few per consumer (`Assignment`), none per message.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+
+import anyio
+import anyio.abc
+
+from trimq.client.assignment import Assignment
+from trimq.client.broker_api import BrokerApi
+from trimq.client.instance import Instance
+from trimq.client.model import Filter, Queue, Rebalance, Sql, Start
+from trimq.client.outgoing import delay_level
+from trimq.client.reader import Holding, Reader
+from trimq.client.received import Received
+from trimq.errors import BadRequest, TrimqError
+from trimq.message.names import check_group, check_topic
+from trimq.wire.body.heartbeat import ConsumerData, SubscriptionData
+
+__all__ = ["PushConsumer", "open_push_consumer"]
+
+log = logging.getLogger(__name__)
+
+QUEUE_ROOM_MIN = 8
+"""Messages that each queue may read ahead, however many queues share the prefetch."""
+
+BYTES_HELD_MAX = 64 * 1024 * 1024
+"""Bodies read ahead, all queues together."""
+
+REDELIVER_S = 1.0
+"""An ordered queue waits so long before it offers a failed message again (RocketMQ's suspendCurrentQueueTimeMillis)."""
+
+CLOSE_GRACE_S = 5.0
+"""How long leaving the block waits for messages that are being processed."""
+
+
+class PushConsumer:
+    """See the module docstring. Made by `Client.subscribe`."""
+
+    def __init__(
+        self,
+        instance: Instance,
+        group: str,
+        subscriptions: Mapping[str, Filter],
+        tasks: anyio.abc.TaskGroup,
+        *,
+        broadcast: bool,
+        ordered: bool,
+        start: Start,
+        prefetch: int,
+        max_attempts: int,
+    ) -> None:
+        self.group = group
+        self._instance = instance
+        self._api = BrokerApi(instance)
+        self._tasks = tasks
+        self._broadcast = broadcast
+        self._ordered = ordered
+        self._start = start
+        self._prefetch = prefetch
+        self._max_attempts = max_attempts
+        self._assignment = Assignment(
+            instance,
+            group,
+            subscriptions,
+            self,
+            tasks,
+            broadcast=broadcast,
+            ordered=ordered,
+            start=start,
+            changed=self._changed,
+        )
+        self._ready: deque[Received] = deque()
+        self._waiters: deque[anyio.Event] = deque()
+        self._in_process = 0
+        self._quiet = anyio.Event()
+        self._bytes_held = 0
+        self._paused: set[Queue] = set()
+        self._listeners: list[_Listener] = []
+        self._closed = False
+        self._version = instance.clock.wall_ms()
+        self._subscription_data = [self._describe(topic, wanted) for topic, wanted in self._assignment.topics.items()]
+
+    # For applications
+
+    def __aiter__(self) -> AsyncIterator[Received]:
+        return self
+
+    async def __anext__(self) -> Received:
+        """The next message of any assigned queue. Ends when the consumer's block is left."""
+        await anyio.lowlevel.checkpoint()
+        while True:
+            while self._ready:
+                message = self._ready.popleft()
+                if not _holding(message).process.dropped:
+                    return message
+            if self._closed:
+                raise StopAsyncIteration
+            await self._wait()
+
+    async def run(
+        self,
+        handler: Callable[[Received], Awaitable[object]],
+        *,
+        concurrency: int = 20,
+        task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Call `handler` for every message, up to `concurrency` at a time, until the consumer's block is left.
+
+        Returning acknowledges; raising is as in a message's block (`Retry`, `DeadLetter`, any other exception: later
+        again). Start it with `await nursery.start(consumer.run, handler)`.
+        """
+        if concurrency < 1:
+            raise BadRequest(f"concurrency={concurrency}: at least one handler has to run")
+
+        async def worker() -> None:
+            async for message in self:
+                async with message:
+                    await handler(message)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(concurrency):
+                tasks.start_soon(worker)
+            task_status.started()
+
+    def pause(self, *queues: Queue) -> None:
+        """Stop reading these queues, or all that are held now; what was read ahead is still delivered."""
+        self._paused.update(queues or self._assignment.readers)
+
+    def resume(self, *queues: Queue) -> None:
+        """Undo `pause`, for these queues or for all."""
+        self._paused.difference_update(queues or tuple(self._paused))
+        self._nudge_all()
+
+    @property
+    def assignment(self) -> frozenset[Queue]:
+        """The queues that this consumer reads now, the group's retry queues included."""
+        return frozenset(self._assignment.readers)
+
+    def positions(self) -> Mapping[Queue, int]:
+        """Per assigned queue: everything below this offset is finished."""
+        return self._assignment.consumed()
+
+    async def commit(self) -> None:
+        """Commit now what is finished, instead of within five seconds."""
+        await self._assignment.commit()
+
+    async def changes(self) -> AsyncIterator[Rebalance]:
+        """Each change of the assignment from now on; ends when the consumer's block is left."""
+        listener = _Listener()
+        self._listeners.append(listener)
+        try:
+            while True:
+                while listener.changes:
+                    yield listener.changes.popleft()
+                if self._closed:
+                    return
+                listener.news = anyio.Event()
+                await listener.news.wait()
+        finally:
+            self._listeners.remove(listener)
+
+    # For the instance
+
+    def heartbeat_data(self) -> ConsumerData:
+        return ConsumerData(
+            groupName=self.group,
+            messageModel="BROADCASTING" if self._broadcast else "CLUSTERING",
+            consumeFromWhere=f"CONSUME_FROM_{self._start.name}_OFFSET",
+            subscriptionDataSet=self._subscription_data,
+        )
+
+    def _describe(self, topic: str, wanted: Filter) -> SubscriptionData:
+        kind = "SQL92" if isinstance(wanted, Sql) else "TAG"
+        return SubscriptionData.of(topic, wanted.expression, self._version, kind)
+
+    def ids_changed(self) -> None:
+        self._assignment.rebalance_soon()
+
+    def route_changed(self, topic: str) -> None:
+        if topic in self._assignment.topics:
+            self._assignment.rebalance_soon()
+
+    # For the readers
+
+    def _share(self) -> int:
+        return max(self._prefetch // max(len(self._assignment.readers), 1), QUEUE_ROOM_MIN)
+
+    def room(self, reader: Reader) -> int:
+        return self._share() - len(reader.process)
+
+    def has_room(self, reader: Reader) -> bool:
+        # Half of the share must be free: many small reads would cost more than they bring.
+        return (
+            self.room(reader) * 2 >= self._share()
+            and self._bytes_held < BYTES_HELD_MAX
+            and reader.queue not in self._paused
+        )
+
+    def arrived(self, holding: Holding, messages: list[Received]) -> None:
+        self._bytes_held += sum(len(message.body) for message in messages)
+        if not self._ordered:
+            self._offer(messages)
+        elif holding.behind is not None:
+            holding.behind.extend(messages)
+        else:
+            holding.behind = deque(messages[1:])
+            self._offer(messages[:1])
+
+    def forgot(self, holding: Holding) -> None:
+        self._bytes_held -= holding.process.bytes_held
+
+    def _offer(self, messages: list[Received]) -> None:
+        self._ready.extend(messages)
+        for _ in range(min(len(messages), len(self._waiters))):
+            self._waiters.popleft().set()
+
+    async def _wait(self) -> None:
+        """Until a message was offered to us. One waiter is woken per message."""
+        event = anyio.Event()
+        self._waiters.append(event)
+        try:
+            await event.wait()
+        except BaseException:
+            if not event.is_set():
+                self._waiters.remove(event)
+            elif self._ready and self._waiters:
+                self._waiters.popleft().set()  # the wake-up was meant for a message: pass it on
+            raise
+
+    # For the messages
+
+    def entered(self, message: Received) -> None:
+        self._in_process += 1
+
+    def left(self, message: Received) -> None:
+        self._in_process -= 1
+        if not self._in_process:
+            self._quiet.set()
+
+    def finished(self, holding: Holding, message: Received) -> None:
+        process = holding.process
+        before = len(process)
+        process.finish(message.offset, len(message.body))
+        if len(process) == before:
+            return
+        was_full = self._bytes_held >= BYTES_HELD_MAX
+        self._bytes_held -= len(message.body)
+        if was_full and self._bytes_held < BYTES_HELD_MAX:
+            self._nudge_all()
+        elif holding.reader.waiting and self.has_room(holding.reader):
+            holding.reader.nudge()
+        if holding.behind:
+            self._offer([holding.behind.popleft()])
+        else:
+            holding.behind = None
+
+    async def send_back(self, holding: Holding, message: Received, after: timedelta | None) -> None:
+        if self._ordered and (self._max_attempts < 0 or message.attempt < self._max_attempts):
+            await self._offer_later(holding, message, REDELIVER_S if after is None else after.total_seconds())
+        else:
+            await self._hand_back(holding, message, 0 if after is None else delay_level(after))
+
+    async def put_aside(self, holding: Holding, message: Received, reason: str) -> None:
+        log.warning(
+            "message dead-lettered",
+            extra={"topic": message.topic, "id": message.id, "group": self.group, "reason": reason},
+        )
+        await self._hand_back(holding, message, DEAD_LETTER)
+
+    async def _hand_back(self, holding: Holding, message: Received, level: int) -> None:
+        if self._broadcast:
+            holding.finished(message)  # every member reads for itself: there is nobody to hand it back to
+            return
+        try:
+            await self._api.send_back(
+                message.queue.group,
+                self.group,
+                message.position,
+                level=level,
+                max_attempts=self._max_attempts,
+                id=message.id,
+                topic=message.topic,
+            )
+        except TrimqError as error:
+            log.warning("message not handed back, offered again here", extra={"id": message.id, "error": error})
+            await self._offer_later(holding, message, REDELIVER_S)
+        else:
+            holding.finished(message)
+
+    async def _offer_later(self, holding: Holding, message: Received, delay_s: float) -> None:
+        """Offer the same message again after a moment; until then its queue's commit offset stays below it."""
+
+        async def later() -> None:
+            await anyio.sleep(delay_s)
+            if not holding.process.dropped:
+                self._offer([replace(message, attempt=message.attempt + 1)])
+
+        self._tasks.start_soon(later)
+        await anyio.lowlevel.checkpoint()
+
+    def _changed(self, change: Rebalance) -> None:
+        self._paused.difference_update(change.lost)
+        self._nudge_all()
+        for listener in self._listeners:
+            listener.changes.append(change)
+            listener.news.set()
+
+    def _nudge_all(self) -> None:
+        for reader in self._assignment.readers.values():
+            reader.nudge()
+
+    # The end
+
+    def stop(self) -> None:
+        """No new messages from here on; iterations end."""
+        self._closed = True
+        self._ready.clear()
+        for reader in self._assignment.readers.values():
+            reader.scope.cancel()
+        while self._waiters:
+            self._waiters.popleft().set()
+        for listener in self._listeners:
+            listener.news.set()
+
+    async def let_handlers_end(self) -> None:
+        """Wait a little for messages that are being processed."""
+        if self._in_process:
+            self._quiet = anyio.Event()
+            with anyio.move_on_after(CLOSE_GRACE_S):
+                await self._quiet.wait()
+
+
+DEAD_LETTER = -1
+"""The delay level that means: never again."""
+
+
+class _Listener:
+    """One iteration over `changes`."""
+
+    def __init__(self) -> None:
+        self.changes: deque[Rebalance] = deque(maxlen=LISTENER_MAX)
+        self.news = anyio.Event()
+
+
+LISTENER_MAX = 256
+"""Changes kept for a listener that does not look; the oldest go."""
+
+
+def _holding(message: Received) -> Holding:
+    home = message._home
+    assert isinstance(home, Holding), "every message of a consumer belongs to a holding"
+    return home
+
+
+@asynccontextmanager
+async def open_push_consumer(
+    instance: Instance,
+    group: str,
+    subscriptions: Mapping[str, Filter],
+    *,
+    broadcast: bool,
+    ordered: bool,
+    start: Start,
+    prefetch: int,
+    max_attempts: int,
+) -> AsyncIterator[PushConsumer]:
+    """A member of a consumer group for the length of the block.
+
+    On entry: queues assigned, so that what is sent from now on is delivered. On the way out: no new messages, handlers
+    get five seconds to end, what is finished is committed, the group is left.
+    """
+    check_group(group)
+    for topic in subscriptions:
+        check_topic(topic)
+    if not subscriptions or prefetch < 1:
+        raise BadRequest(f"nothing to read: topics {sorted(subscriptions)}, prefetch {prefetch}")
+    failure: Exception | None = None
+    async with anyio.create_task_group() as tasks:
+        consumer = PushConsumer(
+            instance,
+            group,
+            subscriptions,
+            tasks,
+            broadcast=broadcast,
+            ordered=ordered,
+            start=start,
+            prefetch=prefetch,
+            max_attempts=max_attempts,
+        )
+        assignment = consumer._assignment
+        try:
+            await assignment.look_around()
+            instance.add_consumer(consumer)
+            try:
+                await assignment.join()
+                await tasks.start(assignment.run)
+                try:
+                    yield consumer
+                    consumer.stop()
+                    await consumer.let_handlers_end()
+                finally:
+                    consumer.stop()
+            finally:
+                await assignment.leave()
+                instance.remove_consumer(consumer)
+        except Exception as error:  # kept out of the task group, which would wrap it
+            failure = error
+        finally:
+            tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure

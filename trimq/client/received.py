@@ -1,0 +1,140 @@
+"""A message that came, and how it is acknowledged: by leaving its block.
+
+    async for message in consumer:
+        async with message:
+            ...                       # leaving normally acknowledges
+
+Raising `Retry` asks for it again later, `DeadLetter` puts it aside for good, any other exception counts as a failed
+attempt (logged, delivered again later, after `max_attempts` dead-lettered). Cancellation does nothing: the message
+is delivered again to whoever reads the queue next.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Protocol, Self
+
+from trimq.client.model import Message, Queue, from_ms
+from trimq.message.ids import host_text
+
+__all__ = ["DeadLetter", "Received", "Retry"]
+
+log = logging.getLogger(__name__)
+
+
+class Retry(Exception):
+    """Raise it in a message's block: deliver this message again, after a while.
+
+    `after` is rounded up to one of the broker's delay levels (1 s, 5 s, 10 s, 30 s, 1 min, ...); without it the wait
+    grows with the number of attempts, from 10 s to 2 h.
+    """
+
+    def __init__(self, reason: str = "", *, after: timedelta | None = None) -> None:
+        super().__init__(reason)
+        self.after = after
+
+
+class DeadLetter(Exception):
+    """Raise it in a message's block: this message can never be processed; move it to the group's dead letters."""
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Home(Protocol):
+    """Where a message came from and goes back to: the consumer that handed it out."""
+
+    def entered(self, message: Received) -> None: ...
+
+    def left(self, message: Received) -> None: ...
+
+    def finished(self, message: Received) -> None: ...
+
+    async def send_back(self, message: Received, after: timedelta | None) -> None: ...
+
+    async def put_aside(self, message: Received, reason: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received(Message):
+    """A message as it was stored."""
+
+    queue: Queue
+    """Where it was read; its `topic` stays the original one when it comes back through a retry queue."""
+    offset: int
+    """Its place in that queue."""
+    attempt: int
+    """1 for the first delivery, one more for each retry."""
+    position: int
+    """Its place in the replica group's log."""
+    born_ms: int
+    stored_ms: int
+    born_host_bytes: bytes
+    offset_id: str
+    """RocketMQ's offset message id."""
+    all_properties: dict[str, str] = field(repr=False)
+    """Every property as stored, RocketMQ's own included."""
+    _home: Home = field(repr=False, compare=False)
+
+    @property
+    def born_at(self) -> datetime:
+        """When the producer made it, by the producer's clock (UTC)."""
+        return from_ms(self.born_ms)
+
+    @property
+    def stored_at(self) -> datetime:
+        """When it was stored, by the leader's clock (UTC)."""
+        return from_ms(self.stored_ms)
+
+    @property
+    def born_host(self) -> str:
+        """`ip:port` of the producer as the broker saw it."""
+        return host_text(self.born_host_bytes)
+
+    async def ack(self) -> None:
+        """This message is done with. Acknowledging twice is harmless."""
+        self._home.finished(self)
+
+    async def retry(self, after: timedelta | None = None) -> None:
+        """Hand it back, to be delivered again later; see `Retry`. Raises `TrimqError` when the broker did not take it.
+
+        Cancelled meanwhile: it stays unacknowledged and is delivered again.
+        """
+        await self._home.send_back(self, after)
+
+    async def dead_letter(self, reason: str = "") -> None:
+        """Move it to the consumer group's dead letters."""
+        await self._home.put_aside(self, reason)
+
+    async def __aenter__(self) -> Self:
+        self._home.entered(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        home = self._home
+        try:
+            if error is None:
+                home.finished(self)
+                return False
+            if isinstance(error, DeadLetter):
+                await home.put_aside(self, error.reason)
+            elif isinstance(error, Retry):
+                await home.send_back(self, error.after)
+            elif isinstance(error, Exception):
+                log.warning(
+                    "handler failed, message is delivered again later",
+                    extra={"topic": self.topic, "id": self.id, "queue": str(self.queue), "attempt": self.attempt},
+                    exc_info=error,
+                )
+                await home.send_back(self, None)
+            else:
+                return False  # cancelled, or the process is going down
+            return True
+        finally:
+            home.left(self)
