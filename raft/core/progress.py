@@ -29,6 +29,7 @@ class Progress:
         "catch_up_from_ms",
         "catch_up_ok",
         "catch_up_to",
+        "denials",
         "first_index",
         "health",
         "heard_ms",
@@ -36,6 +37,7 @@ class Progress:
         "in_flight",
         "in_flight_bytes",
         "incarnation",
+        "losses",
         "match",
         "next",
         "paused",
@@ -63,6 +65,10 @@ class Progress:
         self.health = Health.OK
         self.incarnation = 0
         self.first_index = 1
+        self.denials = 0
+        """Rejections, without an acceptance between, of what it had acknowledged itself."""
+        self.losses = 0
+        """How often it turned out to lack what it had acknowledged, without saying so: its storage lies."""
         self.round = 0
         """The newest round of beats that it has answered."""
         self.steady_from_ms = -1
@@ -105,6 +111,7 @@ class Progress:
     def lost_bytes(self, next_index: int) -> None:
         """It returned without something that it may have acknowledged: nothing it ever said counts."""
         self.match = 0
+        self.denials = 0
         self.probe(next_index)
 
     def sent(self, last: int, size: int) -> None:
@@ -124,6 +131,7 @@ class Progress:
 
     def accepted(self, match: int) -> bool:
         """Take an acknowledgement; True if it told anything new."""
+        self.denials = 0
         while self.in_flight and self.in_flight[0][0] <= match:
             self.in_flight_bytes -= self.in_flight.popleft()[1]
         if match <= self.match:

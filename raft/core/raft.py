@@ -199,6 +199,16 @@ class RaftCore(Election):
         """Id of an entry of the in-memory log, durable or not; None outside [first - 1, last]."""
         return self.log.entry_id(index)
 
+    def may_install(self, end: EntryId) -> bool:
+        """Whether this log may be replaced by another replica's, of which everything up to `end` is *committed*.
+
+        Asked in the turn that switches, not when the shipping begins: meanwhile another leader may have fed this
+        replica. If our log holds that very `end` (or has committed beyond it), it may go on behind it with entries
+        that we acknowledged: the switch would lose them, and is not needed. If it does not, all that we acknowledged
+        and that can be committed lies before `end`.
+        """
+        return end.index > self.commit and self.log.entry_id(end.index) != end
+
     def status(self) -> Status:
         """A picture for status commands, metrics and tests."""
         now = self._clock_ms
@@ -215,6 +225,7 @@ class RaftCore(Election):
                 in_flight=len(p.in_flight),
                 silent_ms=now - p.heard_ms,
                 steady_ms=now - p.steady_from_ms if p.steady_from_ms >= 0 and now - p.heard_ms < voting else 0,
+                losses=p.losses,
             )
             for p in self.peers.values()
         )

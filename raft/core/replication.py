@@ -16,6 +16,8 @@ from raft.core.types import Health, PeerState
 
 __all__ = ["Replication"]
 
+_DENIALS_MAX = 3
+
 
 class Replication(CoreState):
     """Append requests, their answers, beats."""
@@ -88,9 +90,26 @@ class Replication(CoreState):
         meet = self.log.last_index_at_most(min(reply.hint_index, reply.rejected), reply.hint_term)
         if peer.state == PeerState.INSTALL and self.log.entry_id(meet) is None:
             return  # still needs what is gone
+        if meet < peer.match:
+            self._on_denial(peer, meet)
+            return
         peer.probe(min(meet + 1, self.log.last.index + 1))
         peer.check(self.log.last.index)
         self._feed(peer)
+
+    def _on_denial(self, peer: Progress, meet: int) -> None:
+        """It rejects what it acknowledged: an old message that comes late, or storage that lost synced bytes unnoticed.
+
+        Going on at once could repeat itself at the speed of the link, so the next try waits for a beat; after several
+        it is fed from where it really is.
+        """
+        peer.probe(peer.match + 1)
+        peer.paused = True
+        peer.denials += 1
+        if peer.denials >= _DENIALS_MAX:
+            peer.losses += 1
+            peer.lost_bytes(meet + 1)
+            self._feed(peer)
 
     def _heard(self, peer: Progress, health: Health, incarnation: int) -> bool:
         """Note a sign of life. False for what an earlier life of the peer said: it may have lost that since."""

@@ -324,6 +324,8 @@ class PeerStatus:
     """Since anything of this term was heard from it."""
     steady_ms: int
     """How long it has been healthy and caught up without a break: what a rebalancer waits for (30 s)."""
+    losses: int
+    """How often it turned out to lack what it had acknowledged, without saying so: its storage lies."""
 
 
 @dataclass(frozen=True, slots=True)
