@@ -20,7 +20,8 @@ from namesrv.config import ConfigError, NamesrvConfig, read
 from namesrv.kv_config import KVFile
 from namesrv.server import serve_namesrv
 from trimq.logs import setup
-from trimq.remoting.system import TrioNetwork
+from trimq.remoting.limits import Limits
+from trimq.remoting.system import TrioNetwork, connection_limit
 
 log = logging.getLogger("namesrv")
 
@@ -50,7 +51,8 @@ async def _run(config: NamesrvConfig, kv: KVFile) -> None:
                     nursery.cancel_scope.cancel()
 
             nursery.start_soon(stop_on_signal)
-            await serve_namesrv(config, TrioNetwork(), kv=kv)
+            limits = Limits(connections_max=connection_limit(reserve=32))
+            await serve_namesrv(config, TrioNetwork(), kv=kv, limits=limits)
 
 
 def _why_not(error: Exception, config: NamesrvConfig) -> str:

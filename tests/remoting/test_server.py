@@ -387,6 +387,26 @@ async def test_connections_above_the_limit_are_refused_and_counted(
 
 
 @pytest.mark.trio
+async def test_draining_sends_what_is_queued_and_accepts_nobody(autojump_clock: object) -> None:
+    echo = Echo()
+    async with serving(echo) as (network, server):
+        reading, stuck = await network.open(), await network.open(max_buffer=KIB)
+        await reading.send_all(request(1, b"answer me"))
+        await trio.testing.wait_all_tasks_blocked()
+        await stuck.send_all(request(1, bytes(10)))
+        await trio.testing.wait_all_tasks_blocked()
+        echo.conns[1].send(bytes(100 * KIB))
+        began = trio.current_time()
+        await server.drain()
+        assert 0 < trio.current_time() - began <= 1.1
+        assert bytes((await read_frames(reading, 1))[0].body) == b"answer me"
+        late = await network.open()
+        assert await late.receive_some(1) == b""
+        assert len(echo.closed) == 2
+        await server.drain()
+
+
+@pytest.mark.trio
 async def test_on_closed_is_called_once_for_every_way_to_go(autojump_clock: object) -> None:
     echo = Echo()
     async with serving(echo) as (network, _):

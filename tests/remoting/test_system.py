@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 import socket
 from collections.abc import Sequence
 
@@ -14,7 +15,7 @@ from trimq.env import Stream
 from trimq.logs import FactsFormatter
 from trimq.remoting.client import open_remoting_client
 from trimq.remoting.server import Connection, RemotingServer, serve_remoting
-from trimq.remoting.system import AnyioNetwork, SystemClock, TrioNetwork
+from trimq.remoting.system import AnyioNetwork, SystemClock, TrioNetwork, connection_limit
 from trimq.wire.command import Command, decode, response_to
 
 
@@ -72,6 +73,15 @@ async def test_sockets_send_at_once_and_notice_dead_hosts() -> None:
 
 def test_the_wall_clock_is_this_centurys() -> None:
     assert SystemClock().wall_ms() > 1_700_000_000_000
+
+
+def test_descriptors_are_left_for_files_and_peers() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        assert 0 < connection_limit(reserve=100) <= 10_000
+        assert connection_limit(reserve=hard) >= 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_log_line_ends_with_its_facts() -> None:

@@ -270,6 +270,8 @@ class RemotingServer:
         self._refused = 0
         self._held_bytes = 0
         self._full_logged = False
+        self._draining = False
+        self._empty = trio.Event()
 
     def statistics(self) -> ServerStatistics:
         return ServerStatistics(len(self._connections), self._held_bytes, self._accepted, self._refused)
@@ -290,8 +292,19 @@ class RemotingServer:
         if bind_error is not None:
             raise bind_error
 
+    async def drain(self) -> None:
+        """Say goodbye: take no more connections, send what is queued, close all. Returns after `goodbye_s` at most."""
+        self._draining = True
+        for conn in list(self._connections.values()):
+            conn.close("server stops")
+        if self._connections:
+            await self._empty.wait()
+
     async def handle(self, stream: Stream) -> None:
         """Serve one connection; returns when it is closed, never raises for what its client did."""
+        if self._draining:
+            await stream.aclose()
+            return
         if len(self._connections) >= self.limits.connections_max:
             self._refused += 1
             if not self._full_logged:
@@ -315,6 +328,8 @@ class RemotingServer:
             self._full_logged = self._full_logged and len(self._connections) > self.limits.connections_max * 9 // 10
             log.debug("connection closed", extra={"peer": conn.peer, "reason": conn.close_reason})
             self._tell_closed(conn)
+            if self._draining and not self._connections:
+                self._empty.set()
             await stream.aclose()
 
     async def _read(self, conn: Connection) -> None:

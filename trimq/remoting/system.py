@@ -15,6 +15,7 @@ connection open for a quarter of an hour.
 
 from __future__ import annotations
 
+import resource
 import socket
 import sys
 import time
@@ -27,7 +28,7 @@ import trio
 
 from trimq.env import Stream, StreamHandler, TaskStatus
 
-__all__ = ["HOST_DEAD_S", "AnyioNetwork", "SystemClock", "TrioNetwork", "address_text"]
+__all__ = ["HOST_DEAD_S", "AnyioNetwork", "SystemClock", "TrioNetwork", "address_text", "connection_limit"]
 
 HOST_DEAD_S = 15
 """A peer's kernel that acknowledges nothing for so long is dead. Pulls are held 15 s, but their TCP acks are not."""
@@ -43,6 +44,23 @@ class SystemClock:
 
     def wall_ms(self) -> int:
         return time.time_ns() // 1_000_000  # noqa: TID251  (the one place where the clock is read)
+
+
+def connection_limit(reserve: int = 512, most: int = 10_000) -> int:
+    """How many clients a server process may accept, keeping `reserve` descriptors for its files and peers.
+
+    Raises the soft limit of descriptors to the hard one first: the usual soft limit of 1,024 is for programs that use
+    `select`.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    except (OSError, ValueError):
+        pass
+    if soft == resource.RLIM_INFINITY:
+        return most
+    return max(min(most, soft - reserve), soft // 4, 1)
 
 
 def address_text(address: object) -> str:
