@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import trio
 
 import trimq
-from trimq.client import Client, Message, Producer, Queue
+from trimq import Client, Message, Producer, Queue
 
 _WARM_UP_SHARE = 0.1
 

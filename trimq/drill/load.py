@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from trimq.client import Client, Message, Producer, Queue
+from trimq import Client, Message, Producer, Queue
 from trimq.drill.history import BODY_BYTES, History, Outcome, QueueId, Value, make_body
 from trimq.errors import NotStored, SendUnknown, TrimqError
 

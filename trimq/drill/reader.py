@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import trio
 
-from trimq.client import Client, Queue
+from trimq import Client, Queue
 from trimq.drill.history import History, QueueId, Stored, read_body
 from trimq.errors import TrimqError
 from trimq.testing.local_cluster import LocalCluster

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import trio
 
 import trimq
-from trimq.client import Client, Queue
+from trimq import Client, Queue
 from trimq.drill.faults import Blow, Fault, mend, strike
 from trimq.drill.history import History
 from trimq.drill.load import PRODUCERS, Prober, Sender, run_sender, warm_up

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import trio
 
-from trimq.client import Client, PullConsumer, Queue, Received, Start
+from trimq import Client, PullConsumer, Queue, Received, Start
 from trimq.drill.history import History, QueueId, read_body
 from trimq.errors import TrimqError
 
