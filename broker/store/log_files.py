@@ -56,7 +56,12 @@ class LogFiles:
     """Handles of one log. `segments` is the log's own list, oldest first."""
 
     def __init__(
-        self, fs: FileSystem, segments: list[Segment], pack: Callable[[Segment], bytes], strip_bytes: int
+        self,
+        fs: FileSystem,
+        segments: list[Segment],
+        pack: Callable[[Segment], bytes],
+        usable: Callable[[], bool],
+        strip_bytes: int,
     ) -> None:
         self.fs = fs
         self.segments = segments
@@ -69,6 +74,7 @@ class LogFiles:
         self.prepared_base = -1
         self.no_space = False
         self._pack = pack
+        self._usable = usable
         self._readers: dict[int, File] = {}
         self._writer: File | None = None
         self._writer_base = -1
@@ -129,8 +135,10 @@ class LogFiles:
         self._wake.set()
 
     async def quiet(self) -> None:
-        """Wait until `keep` has nothing left to do."""
+        """Wait until `keep` has nothing left to do. Raises the `OSError` that ended it."""
         await self._quiet.wait()
+        if self._failed is not None:
+            raise self._failed
 
     def short(self, segment: Segment) -> bool:
         """Whether the writer has come so close to the end of the zeros that more should be made."""
@@ -180,6 +188,7 @@ class LogFiles:
                 if error.errno not in _FULL:
                     self._failed = error
                     self._tell()
+                    self._quiet.set()
                     failed(error)
                     return
                 self.no_space = True
@@ -189,8 +198,8 @@ class LogFiles:
             await self._wake.wait()
 
     def _next_work(self) -> Callable[[], Awaitable[None]] | None:
-        if not self.segments:
-            return None
+        if not self.segments or not self._usable():
+            return None  # a damaged log's newest good segment is not its last: nothing may be touched
         active = self.segments[-1]
         if self.short(active):
             return lambda: self._grow(active, min(active.grown + self.strip_bytes, self.segment_bytes))
@@ -218,7 +227,9 @@ class LogFiles:
 
     async def _prepare(self, base: int) -> None:
         path = segment_path(base)
-        file = await self.fs.open(path, create=True)
+        if path.rpartition("/")[2] in await self.fs.listdir(LOG_DIR):
+            raise OSError(errno.EEXIST, f"{path} is there already, and not as a segment of this log")
+        file = await self.fs.open(path + ".new", create=True)
         try:
             await file.truncate(0)
             await file.write(0, [bytes(HEADER_BLOCK_BYTES)], sync=False)
@@ -227,9 +238,11 @@ class LogFiles:
         finally:
             with trio.CancelScope(shield=True):
                 await file.aclose()
-        await self.fs.sync_dir(LOG_DIR)
-        self.prepared = Segment(self.segments[-1].header, grown=first)
-        self.prepared_base = base
+        with trio.CancelScope(shield=True):  # waits for the disk only; a name that nobody knows of would be in the way
+            await self.fs.rename(path + ".new", path)
+            await self.fs.sync_dir(LOG_DIR)
+            self.prepared = Segment(self.segments[-1].header, grown=first)
+            self.prepared_base = base
         self._tell()
 
     async def drop_prepared(self) -> None:

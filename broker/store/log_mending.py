@@ -90,8 +90,10 @@ class MendingLog(LogReader):
             raise LogMismatch(f"entries up to {index} do not join entry {damage.next_index} behind the damage")
 
     async def _write_over(self, entries: Sequence[Entry]) -> None:
-        """Write entries at their places in the files, gaps as zeros, and sync."""
-        await self._withdraw_clean()
+        """Write entries at their places in the files, gaps as zeros, and sync.
+
+        The clean mark stays: it is a lower bound of what is to be there again.
+        """
         size = self.segment_bytes
         prev = self.entry_id(entries[0].index - 1)
         for entry in entries:
@@ -113,7 +115,7 @@ class MendingLog(LogReader):
 
     async def _reload(self) -> None:
         """Read everything anew and swap it in."""
-        self._files.prepared = None
+        self._files.prepared = None  # the sweep removes the file
         await self._files.aclose()
         found = await recover(self._fs, self.marks.values, marks_lost=self.marks.lost)
         self.generation += 1

@@ -46,7 +46,7 @@ class LogReader(LogIndex):
         self._fs = fs
         self._recent = RecentEntries(recent_bytes)
         self._cold = ColdCache(cold_bytes)
-        self._files = LogFiles(fs, self._segments, self._pack_side, strip_bytes)
+        self._files = LogFiles(fs, self._segments, self._pack_side, lambda: self.fault is None, strip_bytes)
         self.fault: LogFault | None = None
         self.on_fault: Callable[[LogFault], None] | None = None
         """Called when `fault` is set. Must not raise."""

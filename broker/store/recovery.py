@@ -204,6 +204,9 @@ class _Reader:
                 expected = SegmentHeader.after(
                     found.last, lineage=self._first.lineage, segment_bytes=self._first.segment_bytes
                 )
+            elif await self._nothing_from(at):
+                found.unused.extend(segment_path(b) for b in self._bases[at:])
+                break
             else:
                 self._gap(f"the segment at {found.last.end} is missing, the next one begins at {base}")
                 return
@@ -224,6 +227,12 @@ class _Reader:
         )
         if found.verdict is Verdict.DAMAGED:
             found.damage = Damage(found.last.index + 1, found.last.end, found.last, detail=found.detail)
+
+    async def _nothing_from(self, first: int) -> bool:
+        for at in range(first, len(self._bases)):
+            if not await self._empty(at, self._first):
+                return False
+        return True
 
     async def _empty(self, at: int, header: SegmentHeader) -> bool:
         """A segment that was prepared ahead and never written to."""
