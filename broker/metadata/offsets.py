@@ -72,6 +72,10 @@ class Offsets:
         """The last reset of this queue as (offset, log time), as long as it may still matter."""
         return self._fences.get((gid, key))
 
+    @property
+    def any_fence(self) -> bool:
+        return bool(self._fences)
+
     def drop_topic(self, tid: int) -> None:
         for queues in self._groups.values():
             for key in [each for each in queues if tid_of(each) == tid]:
@@ -127,6 +131,11 @@ class OffsetsOverlay:
 
     def fence(self, gid: int, key: int) -> tuple[int, int] | None:
         return self._fences.find((gid, key)) or self._base.fence(gid, key)
+
+    @property
+    def any_fence(self) -> bool:
+        """Whether any reset may still matter."""
+        return self._fences.own_count > 0 or self._base.any_fence
 
     def expire(self, log_time: int) -> None:
         """Nothing to do: what is old is applied, and forgotten there."""

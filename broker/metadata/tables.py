@@ -115,13 +115,14 @@ class _Forgetful(Protocol):
 class Overlaid(Tables):
     """The tables as they will be: `base` plus what entries above it change (the stamp says which entry)."""
 
-    __slots__ = ("_overlays",)
+    __slots__ = ("_base", "_overlays", "topic_names")
 
     offsets: OffsetsOverlay
 
     def __init__(self, base: Applied, stamp: Stamp) -> None:
         topics, groups = base.topics, base.groups
-        names = OverlayDict(topics.by_name, stamp)
+        self._base = base
+        names = self.topic_names = OverlayDict(topics.by_name, stamp)
         ids = OverlayDict(topics.by_id, stamp)
         self.topics = Topics(names, ids, topics.highest)
         group_names = OverlayDict(groups.by_name, stamp)
@@ -140,6 +141,11 @@ class Overlaid(Tables):
         self._overlays: list[_Forgetful] = [
             names, ids, group_names, group_ids, retired, members, owners, values, settings, self.offsets,
         ]  # fmt: skip
+
+    def catch_up(self) -> None:
+        """The base holds entries that were never laid over it: take over what is not looked up but counted."""
+        self.topics.highest = max(self.topics.highest, self._base.topics.highest)
+        self.groups.highest = max(self.groups.highest, self._base.groups.highest)
 
     def forget(self, applied: int) -> None:
         """The base holds every entry up to `applied` now."""

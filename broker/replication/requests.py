@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from broker.replication.base import ReplyTo
-from trimq.wire.codes import SerializeType
+from broker.replication.base import NO_LEADER, LeaderHint, ReplicatorError, ReplyTo
 
-__all__ = ["NO_HOST", "Answer", "ElementBody", "ProducerSequence", "PutMessage", "Refused"]
+__all__ = ["NO_HOST", "Answer", "OutcomeUnknown", "ProducerSequence", "PutMessage", "Refused"]
 
 NO_HOST = bytes(8)
 """An unknown IPv4 address and port, as records store it."""
@@ -36,7 +35,8 @@ class Answer:
 
     reply: ReplyTo
     opaque: int
-    serialize: SerializeType
+    serialize: int
+    """The form of the request's header (`SerializeType`): the answer takes the same."""
     oneway: bool = False
     """Nobody reads an answer: none is made."""
     ours: bool = False
@@ -62,7 +62,8 @@ class PutMessage:
     """Address and port: 8 bytes (IPv4) or 20 (IPv6)."""
     reconsume_times: int = 0
     prepared_offset: int = 0
-    sequence: ProducerSequence | None = None
+    sequence: tuple[int, int, int, int] | None = None
+    """A `ProducerSequence`, or a plain tuple of the same four numbers."""
     again: bool = False
     """The application sends the same message again after an unknown outcome: look its id up before storing."""
     own: bool = False
@@ -71,14 +72,8 @@ class PutMessage:
     default_queues: int = 4
     transaction_id: str = ""
     """Goes into the send response when not empty."""
-
-
-class ElementBody(NamedTuple):
-    """One element of a batch; everything else comes from the batch's head."""
-
-    flag: int
-    body: bytes | memoryview
-    properties: bytes
+    producer_group: str = ""
+    """Named in the log line that tells of a producer's first repeated message."""
 
 
 @dataclass(slots=True, eq=False)
@@ -91,3 +86,11 @@ class Refused(Exception):
 
     def __str__(self) -> str:
         return f"{self.remark} (code {self.code})"
+
+
+class OutcomeUnknown(ReplicatorError):
+    """What was asked for may or may not be in the log; `hint` says who may know."""
+
+    def __init__(self, hint: LeaderHint = NO_LEADER) -> None:
+        super().__init__("leadership ended before the change was committed: it may or may not take effect")
+        self.hint = hint
