@@ -29,6 +29,8 @@ MAX_EXPANDED_BYTES: Final = 64 * 1024 * 1024
 """Default cap of one expanded body: sixteen times the largest message that a broker takes."""
 
 _METHODS: Final = {"zlib": COMPRESSION_ZLIB, "lz4": COMPRESSION_LZ4, "zstd": COMPRESSION_ZSTD}
+_ZSTD_WINDOW: Final = 8 * 1024 * 1024
+"""What any zstd decoder has to allow for, whatever the cap."""
 _ZSTD_PIECE: Final = 1024
 """Compressed bytes fed at a time: zstd cannot be told where to stop, so the cap is checked between pieces."""
 
@@ -100,7 +102,7 @@ def _expand_lz4(body: bytes | memoryview, max_bytes: int) -> bytes:
 
 def _expand_zstd(body: bytes | memoryview, max_bytes: int) -> bytes:
     zstd = _zstd()
-    expander = zstd.ZstdDecompressor(max_window_size=max(max_bytes, 1024)).decompressobj()
+    expander = zstd.ZstdDecompressor(max_window_size=max(max_bytes, _ZSTD_WINDOW)).decompressobj()
     try:
         parameters = zstd.get_frame_parameters(bytes(body))
         if zstd.CONTENTSIZE_UNKNOWN != parameters.content_size > max_bytes:
