@@ -6,7 +6,9 @@ finds the messages. Messages are flushed to the disk before they are acknowledge
 
 from __future__ import annotations
 
-import logging
+import gc
+import os
+import random
 import signal
 import sys
 from pathlib import Path
@@ -16,8 +18,6 @@ import click
 from trimq.cli.run import fail
 
 __all__ = ["command"]
-
-log = logging.getLogger(__name__)
 
 DEFAULT_DIR = "~/.trimq/standalone"
 
@@ -54,38 +54,34 @@ def command(directory: str, port: int, broker_port: int | None, bind: str, log_l
 
 
 async def _run(directory: Path, port: int, broker_port: int, bind: str) -> None:
-    import random
+    """Serve until a signal comes; the broker stops before the name server, so that it can say goodbye."""
     from functools import partial
 
     import trio
 
-    from broker.config import BrokerConfig, Strategy
+    from broker.config import BrokerConfig, FlushDiskType, Strategy
     from broker.runtime import Env, open_broker
-    from broker.store.fs import RealFileSystem
+    from broker.store.fs import open_file_system
     from namesrv.config import NamesrvConfig
     from namesrv.kv_config import KVFile
     from namesrv.server import serve_namesrv
     from trimq.remoting.system import SystemClock, TrioNetwork
 
     network = TrioNetwork()
+    seed = f"{random.SystemRandom().getrandbits(128):032x}"
+    env = Env(clock=SystemClock(), network=network, open_fs=open_file_system, seed=seed, pid=os.getpid())
     began = trio.current_time()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with trio.open_nursery() as nursery:
-
-            async def stop_on_signal() -> None:
-                async for _ in signals:
-                    nursery.cancel_scope.cancel()
-
-            nursery.start_soon(stop_on_signal)
+        async with trio.open_nursery() as outer:
             namesrv = NamesrvConfig(listen_port=port, bind_address=bind)
-            bound: int = await nursery.start(
-                partial(serve_namesrv, namesrv, network, kv=KVFile(directory / "kvConfig.json"))
-            )
+            kv = KVFile(directory / "kvConfig.json")
+            bound: int = await outer.start(partial(serve_namesrv, namesrv, network, kv=kv))
             config = BrokerConfig(
                 broker_name="standalone",
                 cluster_name="standalone",
                 namesrv=(f"{bind}:{bound}",),
                 strategy=Strategy.LOCAL,
+                flush_disk_type=FlushDiskType.SYNC_FLUSH,
                 listen_port=broker_port,
                 bind_address=bind,
                 broker_ip=bind,
@@ -93,18 +89,30 @@ async def _run(directory: Path, port: int, broker_port: int, bind: str) -> None:
                 store_dir=str(directory / "store"),
                 segment_bytes=64 << 20,
             )
-            env = Env(
-                clock=SystemClock(),
-                network=network,
-                open_fs=RealFileSystem,
-                seed=f"{random.SystemRandom().getrandbits(64):x}",
-            )
-            async with open_broker([config], env) as broker:
-                await broker.wait_ready()
-                took = trio.current_time() - began
-                address = broker.replicas[0].address
-                click.echo(f"ready in {took:.2f} s: name server {bind}:{bound}, broker {address}, data in {directory}")
-                await trio.sleep_forever()
+            async with trio.open_nursery() as inner:
+
+                async def stop_on_signal() -> None:
+                    async for _ in signals:
+                        inner.cancel_scope.cancel()
+
+                inner.start_soon(stop_on_signal)
+                async with open_broker([config], env) as broker:
+                    await broker.wait_ready()
+                    took = trio.current_time() - began
+                    _quiet_collector()
+                    address = broker.replicas[0].address
+                    click.echo(
+                        f"ready in {took:.2f} s: name server {bind}:{bound}, broker {address}, data in {directory}"
+                    )
+                    await trio.sleep_forever()
+            outer.cancel_scope.cancel()
+
+
+def _quiet_collector() -> None:
+    """What is there now stays: keep it out of every later collection."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 100)
 
 
 def _why_not(group: BaseExceptionGroup[BaseException], port: int, broker_port: int, directory: str) -> str | None:
