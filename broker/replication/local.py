@@ -290,6 +290,8 @@ class LocalReplicator:
                         "disk is full; nothing is acknowledged until there is space", extra={"node": self.node_id}
                     )
                     self._health, self._detail = Health.IMPAIRED, "disk full"
+                written = self._log.last.index  # the log keeps what still found room
+                entries = [entry for entry in entries if entry.index > written]
                 await trio.sleep(RETRY_SPACE_S)
             else:
                 if self._health is not Health.OK:
