@@ -119,7 +119,7 @@ async def warm_up(client: Client, topic: str, groups: Sequence[str], queues: int
     await client.admin.create_topic(topic, queues=queues, groups=list(groups))
     while True:
         route = await client.admin.route(topic)
-        found = sorted(route.queues)
+        found = list(route.write_queues)
         if {queue.group for queue in found} == set(groups):
             return found
         await trio.sleep(0.05)

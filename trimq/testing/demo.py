@@ -26,7 +26,7 @@ async def send_and_consume(namesrv: str, count: int) -> Took:
     seen: set[bytes] = set()
     all_seen = trio.Event()
     # A second demo on the same cluster must count its own messages only.
-    run = trimq.new_message_id().encode()
+    run = trimq.Message(topic=TOPIC, body=b"").id.encode()
 
     async def note(message: trimq.Received) -> None:
         if message.body.startswith(run):
