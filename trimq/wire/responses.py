@@ -74,7 +74,7 @@ def encode_send_response(
     if transaction_id:
         more = b',"transactionId":' + json_text(transaction_id)
     if dup:
-        more += b',"dup":"true"'
+        more += b',"dup":"1"'
     header = _SEND % (code, _region(region, trace_on), msg_id.encode(), queue_id, queue_offset, more, opaque)
     return _WORDS.pack(len(header) + 4, len(header)) + header
 

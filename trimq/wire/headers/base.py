@@ -23,7 +23,7 @@ class Header(msgspec.Struct, frozen=True, gc=False, kw_only=True, rename="camel"
     """The base of all typed headers."""
 
     quiet: ClassVar[frozenset[str]] = frozenset()
-    """Fields (Python names) left out while they hold False or -1: additions of ours that only matter when set."""
+    """Fields (Python names) left out while they hold False or -1, else numbers (True is 1): additions of ours."""
 
     @classmethod
     def from_ext(cls, ext: Mapping[str, object]) -> Self:
@@ -42,10 +42,13 @@ class Header(msgspec.Struct, frozen=True, gc=False, kw_only=True, rename="camel"
         ext: dict[str, str] = {}
         for name, key in zip(self.__struct_fields__, self.__struct_encode_fields__, strict=True):
             value = getattr(self, name)
-            if value is True:
+            if name in self.quiet:
+                if value is True:
+                    ext[key] = "1"
+                elif value is not False and value != -1:
+                    ext[key] = str(value)
+            elif value is True:
                 ext[key] = "true"
-            elif name in self.quiet and (value is False or value == -1):
-                continue
             elif value is False:
                 ext[key] = "false"
             elif value is not None and value != "":
