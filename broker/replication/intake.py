@@ -107,9 +107,7 @@ class Intake(Sends):
         need += sum(record_size(len(req.topic), len(req.body), len(req.properties), HOST_MASK) for req in reqs)
         batch = self._reserve(term, need, len(reqs))
         records, ends, places = self._pack_own(term, batch, reqs, infos)
-        for op, raw in zip(ops, encoded, strict=True):
-            batch.add_op(raw)
-            term.view.apply(op)
+        self._add_ops(term, batch, ops, encoded)
         batch.add_own(len(batch.records), len(records))
         for record in records:
             batch.add_record(record)
@@ -206,14 +204,18 @@ class Intake(Sends):
             # The payload is applied before the records of its entry: those of the topic must be in an entry before.
             term.batches.close()
         batch = self._reserve(term, sum(map(len, encoded)), 0)
-        for op, raw in zip(ops, encoded, strict=True):
-            tell_all(term.commits.overtaken_by(op))
-            batch.add_op(raw)
-            term.view.apply(op)
+        self._add_ops(term, batch, ops, encoded)
         if settled is not None:
             batch.callbacks.append(_told(settled))
         if applied is not None:
             batch.when_applied.append(applied)
+
+    def _add_ops(self, term: Term, batch: OpenBatch, ops: Sequence[Op], encoded: Sequence[bytes]) -> None:
+        self._now()
+        for op, raw in zip(ops, encoded, strict=True):
+            tell_all(term.commits.overtaken_by(op))
+            batch.add_op(raw)
+            term.view.apply(op)
 
     # --- topics and consumer groups
 

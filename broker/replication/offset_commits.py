@@ -43,8 +43,8 @@ class OffsetCommits:
         self._view = view
         self._counters = counters
         self._pending = PendingOffsets()
-        self._lifted: set[tuple[int, int, int]] = set()  # membership only, never iterated
-        """Fences, as (gid, key, log time of the reset), that a pull at or below the new place has ended."""
+        self._lifted: set[tuple[int, int]] = set()  # membership only, never iterated
+        """(gid, key) of fences that a pull at or below the new place has ended; a new reset puts its fence up again."""
         self.due = False
         """An entry shall be formed for the pending offsets, even when nothing else needs one."""
 
@@ -108,13 +108,11 @@ class OffsetCommits:
         """A consumer pulled; at or below the place of a reset it has noticed it."""
         fence = self._view.tables.offsets.fence(gid, key)
         if fence is not None and offset <= fence[0]:
-            self._lifted.add((gid, key, fence[1]))
+            self._lifted.add((gid, key))
 
     def _fence(self, gid: int, key: int) -> tuple[int, int] | None:
         fence = self._view.tables.offsets.fence(gid, key)
-        if fence is None or (gid, key, fence[1]) in self._lifted:
-            return None
-        return fence
+        return None if fence is None or (gid, key) in self._lifted else fence
 
     # --- into entries
 
@@ -122,7 +120,9 @@ class OffsetCommits:
         """An op is about to be written that makes pending rows moot. Returns who waited for them."""
         match op:
             case Reset(gid=gid, offsets=rows):
-                return [waiter for tid, queue, _ in rows for waiter in self._pending.drop(gid, key_of(tid, queue))]
+                keys = [key_of(tid, queue) for tid, queue, _ in rows]
+                self._lifted.difference_update((gid, key) for key in keys)
+                return [waiter for key in keys for waiter in self._pending.drop(gid, key)]
             case TopicDel(tid=deleted):
                 return self._pending.drop_where(lambda _, key: tid_of(key) == deleted)
             case GroupDel(gid=deleted):
