@@ -147,13 +147,33 @@ def test_a_binary_send_comes_from_the_cache_the_second_time(monkeypatch: pytest.
 
 
 def test_the_cache_of_binary_runs_is_bounded() -> None:
+    known = requests._known
     for n in range(requests._CACHE_MAX + 10):
         decode_send(frame_of(310, SEND | {"b": f"T{n}"}, SerializeType.ROCKETMQ))
-    assert len(requests._heads) <= requests._CACHE_MAX
-    long = SEND | {"b": "x" * 2000}
-    before = len(requests._heads)
-    decode_send(frame_of(310, long, SerializeType.ROCKETMQ))
-    assert len(requests._heads) == before
+    assert sum(map(len, known.headers.values())) == known.size <= requests._CACHE_MAX
+    before = known.size
+    decode_send(frame_of(310, SEND | {"b": "x" * 2000}, SerializeType.ROCKETMQ))
+    decode_send(frame_of(310, SEND | {"x": "y" * 2000}, SerializeType.ROCKETMQ))
+    assert known.size == before
+
+
+@pytest.mark.parametrize("cut", range(1, 120, 3))
+def test_a_known_binary_send_cut_short_is_refused(cut: int) -> None:
+    frame = frame_of(310, SEND, SerializeType.ROCKETMQ)
+    assert decode_send(frame) == decode_send(frame)
+    header = frame[4:-cut]
+    with pytest.raises(ProtocolError):
+        decode_send(pack(">I", 1 << 24 | len(header)) + header)
+    fixed = header[:17] + pack(">i", len(header) - 21) + header[21:]
+    short = pack(">I", 1 << 24 | len(fixed)) + fixed
+    assert outcome(lambda: decode_send(short)) == outcome(lambda: long_way(short, SendHeader, requests.SEND_CODES))
+
+
+def test_headers_from_the_cache_do_not_share_what_varies() -> None:
+    first = decode_send(frame_of(310, SEND, SerializeType.ROCKETMQ)).header
+    second = decode_send(frame_of(310, SEND | {"g": "5", "i": "x"}, SerializeType.ROCKETMQ)).header
+    assert (first.born_timestamp, second.born_timestamp) == (1700000000000, 5)
+    assert (first.properties == SEND["i"], second.properties) == (True, "x")
 
 
 def test_a_value_that_looks_like_the_mark_of_the_born_time_is_only_a_value() -> None:

@@ -15,10 +15,12 @@ error with the name of the field. `peek_code` tells which decoder a frame wants.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any, Final, Generic, TypeVar, cast
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from trimq.errors import ProtocolError
 from trimq.wire import header_binary
@@ -201,43 +203,70 @@ _PAIRS_AT: Final = 4 + header_binary.FIXED_BYTES + 4
 _BORN_MARK: Final = b"\0\x01g\0\0\0"
 _FLAG_MARK: Final = b"\0\x01h\0\0\0"
 _PROPERTIES_MARK: Final = b"\0\x01i\0\0"
+_BEFORE: Final = frozenset("abcdef")
+_VARYING: Final = frozenset("ghi")
 _CACHE_MAX: Final = 4096
 _CACHED_BYTES_MAX: Final = 1024
-_BEFORE: Final = frozenset("abcdef")
-_heads: dict[bytes, dict[str, Any]] = {}
-_tails: dict[bytes, dict[str, Any]] = {}
+
+
+class _Known:
+    """Headers by the bytes of the pairs before and behind the varying ones; forgets everything when it is full."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.headers: dict[bytes, dict[bytes, SendHeader]] = {}
+
+    def put(self, before: bytes, behind: bytes, header: SendHeader) -> None:
+        if self.size >= _CACHE_MAX:
+            self.headers.clear()
+            self.size = 0
+        self.headers.setdefault(before, {})[behind] = header
+        self.size += 1
+
+
+_known = _Known()
 
 
 def _send_binary(frame: bytes, body_at: int) -> Request[SendHeader] | None:
-    """The short way: None when anything about the header is not as expected."""
+    """The short way: None when anything about the header is not as expected.
+
+    A run of pairs that is known was parsed once from its first byte to its last, so what follows it is the next pair,
+    whatever the run may contain.
+    """
     born_at = frame.find(_BORN_MARK, _PAIRS_AT, body_at)
-    if born_at < 0 or frame[17:21] != b"\0\0\0\0":
-        return None
-    head = _heads.get(frame[_PAIRS_AT:born_at])
-    if head is None:
-        return None
-    flag_at = born_at + 7 + frame[born_at + 6]
-    properties_at = flag_at + 7 + frame[flag_at + 6] if frame.startswith(_FLAG_MARK, flag_at) else 0
-    if not properties_at or not frame.startswith(_PROPERTIES_MARK, properties_at):
-        return None
-    text_at = properties_at + 7
-    tail_at = text_at + ((frame[properties_at + 5] << 8) | frame[properties_at + 6])
-    tail = _tails.get(frame[tail_at:body_at])
-    born, flag = frame[born_at + 7 : flag_at], frame[flag_at + 7 : properties_at]
-    if (
-        tail is None
-        or tail_at > body_at
-        or not (born.isdigit() and len(born) <= 18 and flag.isdigit() and len(flag) <= 9)
-    ):
-        return None
-    code, language, version, opaque, flags, _ = header_binary.FIXED.unpack_from(frame, 4)
-    if int.from_bytes(frame[21:25], "big") != body_at - _PAIRS_AT:
+    by_tail = _known.headers.get(frame[_PAIRS_AT:born_at])
+    if by_tail is None:
         return None
     try:
-        properties = frame[text_at:tail_at].decode()
+        flag_at = born_at + 7 + frame[born_at + 6]
+        properties_at = flag_at + 7 + frame[flag_at + 6]
+        tail_at = properties_at + 7 + ((frame[properties_at + 5] << 8) | frame[properties_at + 6])
+    except IndexError:
+        return None
+    known = by_tail.get(frame[tail_at:body_at])
+    born, flag = frame[born_at + 7 : flag_at], frame[flag_at + 7 : properties_at]
+    code, language, version, opaque, flags, remark_bytes = header_binary.FIXED.unpack_from(frame, 4)
+    if not (
+        known is not None
+        and tail_at <= body_at
+        and frame.startswith(_FLAG_MARK, flag_at)
+        and frame.startswith(_PROPERTIES_MARK, properties_at)
+        and born.isdigit()
+        and len(born) <= 18
+        and flag.isdigit()
+        and len(flag) <= 9
+        and remark_bytes == 0
+        and int.from_bytes(frame[21:25], "big") == body_at - _PAIRS_AT
+    ):
+        return None
+    try:
+        properties = frame[properties_at + 7 : tail_at].decode()
     except UnicodeDecodeError:
         return None
-    header = SendHeaderV2(born_timestamp=int(born), flag=int(flag), properties=properties, **head, **tail)
+    header = copy(known)
+    force_setattr(header, "born_timestamp", int(born))
+    force_setattr(header, "flag", int(flag))
+    force_setattr(header, "properties", properties)
     return Request(
         code=code,
         header=header,
@@ -257,13 +286,10 @@ def _send_binary_long(frame: bytes, body_at: int) -> Request[SendHeader]:
 
 
 def _remember(frame: bytes, body_at: int, header: SendHeader) -> None:
-    """Keep the runs of pairs before and behind the varying ones, if this header is laid out as expected."""
-    if len(_heads) >= _CACHE_MAX or len(_tails) >= _CACHE_MAX:
-        _heads.clear()
-        _tails.clear()
+    """Keep a header under the runs of pairs before and behind the varying ones, if it is laid out as expected."""
     start = header_binary.locate_pairs(frame[4:body_at]) + 4
     born_at = frame.find(_BORN_MARK, start, body_at)
-    if born_at < 0 or born_at - start > _CACHED_BYTES_MAX:
+    if start != _PAIRS_AT or born_at < 0 or born_at - start > _CACHED_BYTES_MAX:
         return
     try:
         before = header_binary.decode_pairs(frame, start, born_at)
@@ -274,10 +300,8 @@ def _remember(frame: bytes, body_at: int, header: SendHeader) -> None:
         behind = header_binary.decode_pairs(frame, tail_at, body_at)
     except (ProtocolError, IndexError):
         return
-    if before.keys() != _BEFORE or not varying.keys() <= {"g", "h", "i"} or body_at - tail_at > _CACHED_BYTES_MAX:
+    if before.keys() != _BEFORE or not varying.keys() <= _VARYING or body_at - tail_at > _CACHED_BYTES_MAX:
         return
-    names = dict(zip(SendHeaderV2.__struct_encode_fields__, SendHeader.__struct_fields__, strict=True))
-    if any(key in _BEFORE or key in "ghi" for key in behind):
+    if behind.keys() & (_BEFORE | _VARYING) or not isinstance(header, SendHeaderV2):
         return
-    _heads[frame[start:born_at]] = {names[key]: getattr(header, names[key]) for key in before}
-    _tails[frame[tail_at:body_at]] = {names[key]: getattr(header, names[key]) for key in behind if key in names}
+    _known.put(frame[start:born_at], frame[tail_at:body_at], header)
