@@ -185,6 +185,12 @@ class Replica:
             run_scan(self.intake, self.term, self.log.entries[self.state.applied_index :])
         self.intake.begin_term(self.term, self.log.last)
 
+    def elect_noop(self) -> None:
+        """An entry of the replicator's own while the open batch is empty."""
+        entry = seal_entry(kind=EntryKind.NOOP, prev=self.log.last, term=self.term, lineage=77, commit_hint=0)
+        self.log.entries.append(entry)
+        self.intake.rebase(entry.id)
+
     def take(self) -> list[Entry]:
         """The replicator takes everything there is."""
         out: list[Entry] = []
