@@ -12,6 +12,7 @@ from broker.metadata.ops import (
     InSync,
     Locks,
     MembersPut,
+    Op,
     Progress,
     Reset,
     TopicDel,
@@ -132,15 +133,13 @@ class RandomWork:
         self.replica.intake.put_ops([Locks(self._gid(), client, [(self._tid(), self.rng.randrange(4))])])
 
     def others(self) -> None:
-        op = self.rng.choice(
-            [
-                MembersPut(self._gid(), self.rng.sample(["a", "b", "c"], 2)),
-                ConfigPut("fileReservedTime", self.rng.choice(["48", "72", ""]), "operator"),
-                InSync(3, ("n0", "n1"), 2),
-                Feature(1),
-            ]
-        )
-        self.replica.intake.put_ops([op])
+        some: list[Op] = [
+            MembersPut(self._gid(), self.rng.sample(["a", "b", "c"], 2)),
+            ConfigPut("fileReservedTime", self.rng.choice(["48", "72", ""]), "operator"),
+            InSync(3, ("n0", "n1"), 2),
+            Feature(1),
+        ]
+        self.replica.intake.put_ops([self.rng.choice(some)])
 
 
 def assert_view_is(view: LeaderView, state: GroupState, ends: dict[int, int]) -> None:
