@@ -199,7 +199,8 @@ class RaftReplicator:
 
     @property
     def admitting(self) -> bool:
-        return self._admitting and not self._draining
+        core = self._core
+        return self._admitting and not self._draining and core is not None and not core.transferring
 
     @property
     def leads(self) -> bool:
@@ -340,7 +341,7 @@ class RaftReplicator:
     async def drain(self) -> None:
         """Stop admitting, wait until everything taken is settled, then hand over if somebody can lead."""
         self._draining = True
-        while self._tickets and self._admitting:
+        while self._admitting and (self._tickets or self._source.has_work()):
             await self._moved.wait()
         if self.leads and len(self.replicas.voters) > 1:
             try:
@@ -559,7 +560,13 @@ class RaftReplicator:
         entry = core.entry_id(last)
         assert entry is not None, "what is committed is in the log"
         self._commit, self._commit_end = last, entry.end
-        self._store.allow(last)
+        self._allow_dispatch(core)
+
+    def _allow_dispatch(self, core: RaftCore) -> None:
+        """Up to min(commit, durable) *as the core sees it*: the file may still show a tail that a queued cut removes."""
+        allowed = min(self._commit, core.durable)
+        if self._store.dispatched < allowed:
+            self._store.allow(allowed)
 
     def _term_at(self, index: int) -> int:
         core = self._check_alive().core
@@ -567,8 +574,9 @@ class RaftReplicator:
         return entry.term if entry is not None else 0
 
     def durable_moved(self) -> None:
-        if self._store.dispatched < self._commit:
-            self._store.allow(self._commit)
+        core = self._check_alive().core
+        assert core is not None, "writes end in a core"
+        self._allow_dispatch(core)
 
     def members_changed(self, membership: Membership) -> None:
         if self._admitting:
@@ -587,6 +595,8 @@ class RaftReplicator:
             self._tickets.expire(now, Outcome(Verdict.UNKNOWN, self._hint), replies)
             replies.flush()
         self.forwarder.tick(now)
+        if self._admitting:
+            self.forwarder.leader_changed()  # what was parked while a transfer was tried
         self._note_moved()
 
     def _note_moved(self) -> None:

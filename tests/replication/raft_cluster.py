@@ -1,0 +1,187 @@
+"""Three replicas of several groups in one test: real core, drivers and CommitLogs; network and disks in memory."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import trio
+
+from broker.replication.base import ReplyTo
+from broker.replication.raft_group import GroupConfig, Peer, RaftReplicator
+from broker.store.fs_memory import MemoryFileSystem
+from raft.node import NodeConfig, RaftNode
+from tests.raft.memory_net import MemoryNetwork
+from tests.replication.small import SEGMENT_BYTES, SmallSource, SmallStore, memory_fs, open_small_store
+
+PORT = 40911
+
+
+async def until(what: Callable[[], object], seconds: float) -> None:
+    """Look every 10 ms (of test time); TooSlowError after `seconds`."""
+    with trio.fail_after(seconds):
+        while not what():  # noqa: ASYNC110 - there is no event for "anything in the cluster has changed"
+            await trio.sleep(0.01)
+
+
+class Replica:
+    """One replica of one group, while its machine runs."""
+
+    def __init__(self, store: SmallStore, source: SmallSource, replicator: RaftReplicator) -> None:
+        self.store, self.source, self.replicator = store, source, replicator
+        self.served: list[bytes] = []
+        replicator.forwarder.serve = self._serve
+
+    def _serve(self, reply: ReplyTo, frames: Sequence[bytes]) -> None:
+        for frame in frames:
+            self.served.append(frame)
+            reply.send(b"answer:" + frame)
+
+
+class Machine:
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        self.cluster, self.name = cluster, name
+        self.disks: dict[str, MemoryFileSystem] = {
+            group: memory_fs(f"{cluster.seed}/{name}/{group}") for group in cluster.groups
+        }
+        self.replicas: dict[str, Replica] = {}
+        self.lives = 0
+        self._scope = trio.CancelScope()
+        self._down = trio.Event()
+        self._down.set()
+
+    @property
+    def up(self) -> bool:
+        return not self._down.is_set()
+
+    async def start(self) -> None:
+        assert self._down.is_set()
+        self._down = trio.Event()
+        self._scope = trio.CancelScope()
+        self.lives += 1
+        await self.cluster.nursery.start(self._run)
+
+    async def _run(self, task_status: trio.TaskStatus[None]) -> None:
+        cluster = self.cluster
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    node = RaftNode(
+                        cluster.net.host(self.name),
+                        random.Random(f"{cluster.seed}/{self.name}/{self.lives}/node"),
+                        cluster.node_config,
+                    )
+                    await nursery.start(node.run)
+                    for group in cluster.groups:
+                        await nursery.start(self._run_group, node, group)
+                    task_status.started()
+        finally:
+            self.replicas.clear()
+            self._down.set()
+
+    async def _run_group(self, node: RaftNode, group: str, *, task_status: trio.TaskStatus[None]) -> None:
+        cluster = self.cluster
+        disk = self.disks[group]
+        async with open_small_store(disk) as store:
+            source = SmallSource()
+            source.log = store.log
+            replicator = RaftReplicator(
+                node,
+                store,
+                source,
+                cluster.config(self.name, group),
+                disk,
+                random.Random(f"{cluster.seed}/{self.name}/{self.lives}/{group}"),
+            )
+            self.replicas[group] = Replica(store, source, replicator)
+            await replicator.run(task_status=task_status)
+
+    async def kill(self, *, keep: float | None = 1.0) -> None:
+        """kill -9 (`keep=1.0`: the page cache survives) or a power cut (0.0, None)."""
+        for disk in self.disks.values():
+            disk.crash(keep=keep)
+        self.cluster.net.reset(self.name)
+        self._scope.cancel()
+        with trio.CancelScope(shield=True):
+            await self._down.wait()
+
+
+class Cluster:
+    def __init__(self, nursery: trio.Nursery, names: Sequence[str], groups: Sequence[str], seed: int) -> None:
+        self.nursery, self.seed = nursery, seed
+        self.names, self.groups = tuple(names), tuple(groups)
+        self.net = MemoryNetwork()
+        self.node_config = NodeConfig()
+        self.config_cluster = "test"
+        self.machines = {name: Machine(self, name) for name in names}
+
+    def config(self, name: str, group: str) -> GroupConfig:
+        at = self.groups.index(group) % len(self.names)
+        return GroupConfig(
+            cluster=self.config_cluster,
+            group=group,
+            node_id=name,
+            peers=tuple(Peer(other, other, PORT) for other in self.names),
+            client_addr=f"{name}:10911",
+            segment_bytes=SEGMENT_BYTES,
+            preferred_leader=self.names[at],
+        )
+
+    async def start(self) -> None:
+        for name in self.names:
+            await self.machines[name].start()
+
+    def replicas(self, group: str) -> list[Replica]:
+        return [machine.replicas[group] for machine in self.machines.values() if group in machine.replicas]
+
+    def leader(self, group: str) -> Replica | None:
+        """The ready leader of the highest term."""
+        ready = [r for r in self.replicas(group) if r.replicator.is_ready]
+        return max(ready, key=lambda r: r.replicator.role.term, default=None)
+
+    def isolate(self, replica: Replica) -> None:
+        """Cut a replica's machine off from all others."""
+        name = replica.replicator.node_id
+        self.net.cut(name, [other for other in self.names if other != name])
+
+    async def until(self, what: Callable[[], object], seconds: float = 5.0) -> None:
+        await until(what, seconds)
+
+    async def ready(self, group: str, *, besides: str = "", seconds: float = 5.0) -> Replica:
+        found: list[Replica] = []
+
+        def look() -> bool:
+            leader = self.leader(group)
+            if leader is not None and leader.replicator.node_id != besides:
+                found.append(leader)
+            return bool(found)
+
+        await self.until(look, seconds)
+        return found[0]
+
+    async def settled(self, group: str, seconds: float = 5.0) -> None:
+        """All running replicas have dispatched the same log."""
+
+        def equal() -> bool:
+            replicas = self.replicas(group)
+            ends = {r.store.dispatched for r in replicas}
+            return len(ends) == 1 and all(r.store.log.last.index == r.store.dispatched for r in replicas)
+
+        await self.until(equal, seconds)
+        first, *others = self.replicas(group)
+        for other in others:
+            common = min(len(first.store.entries), len(other.store.entries))
+            assert first.store.entries[-common:] == other.store.entries[-common:]
+
+
+@asynccontextmanager
+async def cluster(
+    names: Sequence[str] = ("n0", "n1", "n2"), groups: Sequence[str] = ("g",), *, seed: int = 1, start: bool = True
+) -> AsyncIterator[Cluster]:
+    async with trio.open_nursery() as nursery:
+        made = Cluster(nursery, names, groups, seed)
+        if start:
+            await made.start()
+        yield made
+        nursery.cancel_scope.cancel()
