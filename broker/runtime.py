@@ -1,78 +1,266 @@
-"""The broker process: opens its replicas in order and closes them in the opposite order.
+"""The broker process: its replicas, opened together and supervised one by one.
 
-Promise: inside `async with open_broker(...)` every listener is bound and every store is recovered; on the way out the
-listeners go first, leadership is handed over, and the stores close last, flushed. Several configurations make one
-process host several groups (RocketMQ's broker container); each group has its own failure domain.
+Promise: inside `async with open_broker(...)` every listener is bound and every store is recovered; on the way out each
+replica hands leadership over, answers what is in flight, and its store closes last, flushed. Several configurations
+make one process host several groups (RocketMQ's broker container). What cannot start stops the start, with one clear
+sentence; what fails later ends its own replica, which is opened again after a pause, and never the other groups.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import AsyncIterator, Callable, Sequence
+import errno
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from broker.config import BrokerConfig
+import trio
 
-if TYPE_CHECKING:
-    from broker.store.fs import FileSystem
-    from trimq.env import Clock, Network
+from broker.config import BrokerConfig, BrokerRole, ConfigError, Strategy
+from broker.env import Env
+from broker.metadata.ops import NewerVersion
+from broker.replica import Replica, open_replica
+from broker.replication.base import GroupFailed
+from broker.store.errors import StoreError, StoreRefused
+from raft.node import NodeConfig, RaftNode
 
-__all__ = ["Broker", "Env", "Replica", "open_broker"]
+__all__ = ["Broker", "Env", "Replica", "StartError", "explain", "open_broker"]
 
+log = logging.getLogger(__name__)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Env:
-    """What is passed in: time, network, disk and chance. The simulator passes its own."""
-
-    clock: Clock
-    network: Network
-    open_fs: Callable[[str], FileSystem]
-    """A file system rooted at a `storePathRootDir` (created when missing)."""
-    seed: str
-    """Every component draws from its own stream, `seed/node/purpose`."""
-
-    def rng(self, node: str, purpose: str) -> random.Random:
-        return random.Random(f"{self.seed}/{node}/{purpose}")
+REOPEN_FIRST_S = 1.0
+REOPEN_MAX_S = 30.0
+"""Pause before a replica that failed is opened again; it doubles each time."""
 
 
-class Replica:
-    """One replica of one group, running."""
-
-    config: BrokerConfig
-    port: int
-    """The bound client port."""
-    address: str
-    """`ip:port` that clients are told."""
-
-    @property
-    def ready(self) -> bool:
-        """Whether this replica leads its group and is ready."""
-        raise NotImplementedError
-
-    async def wait_ready(self) -> None:
-        """Until the *group* has a ready leader that this replica knows (which may be itself)."""
-        raise NotImplementedError
+class StartError(Exception):
+    """The broker cannot start; the text says why and what to do."""
 
 
 class Broker:
-    """The running process: its replicas, in the order of their configurations."""
+    """The running process."""
 
-    replicas: tuple[Replica, ...]
+    def __init__(self, count: int) -> None:
+        self.stop = trio.Event()
+        self.scopes: list[trio.CancelScope] = []
+        self._replicas: list[Replica | None] = [None] * count
+        self._failures = [""] * count
+
+    @property
+    def replicas(self) -> tuple[Replica, ...]:
+        """The replicas that run now, in the order of their configurations."""
+        return tuple(replica for replica in self._replicas if replica is not None)
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """Why replicas that do not run failed last."""
+        return tuple(failure for failure in self._failures if failure)
 
     async def wait_ready(self) -> None:
-        """Until every group has a ready leader known here."""
-        raise NotImplementedError
+        """Until every group has a leader known here; a leader among these replicas is ready."""
+        for replica in self.replicas:
+            await replica.wait_ready()
+
+    def abort(self) -> None:
+        """End all replicas at once, without handing over or flushing: what a test does instead of kill -9."""
+        for replica in self.replicas:
+            replica.aborted = True
+        for scope in self.scopes:
+            scope.cancel()
+
+    def entered(self, number: int, replica: Replica) -> None:
+        self._replicas[number] = replica
+        self._failures[number] = ""
+
+    def left(self, number: int, failure: str) -> None:
+        self._replicas[number] = None
+        self._failures[number] = failure
 
 
 @asynccontextmanager
-async def open_broker(configs: Sequence[BrokerConfig], env: Env) -> AsyncIterator[Broker]:
+async def open_broker(
+    configs: Sequence[BrokerConfig], env: Env, *, given: Sequence[Mapping[str, str]] = ()
+) -> AsyncIterator[Broker]:
     """Run the replicas of `configs` for as long as the block runs.
 
     Entering returns when all stores are recovered and all listeners are bound; a group may still be electing. Raises
-    `StartError` with one clear sentence: port in use, store of another cluster or of a newer format, unbuilt strategy.
+    `StartError` with one sentence: port in use, store of another cluster or of a newer format, unbuilt strategy.
     Leaving stops gracefully: hand over leadership, answer what is in flight, flush, close.
     """
-    raise NotImplementedError
-    yield
+    _check(configs)
+    broker = Broker(len(configs))
+    failure: StartError | None = None
+    async with trio.open_nursery() as nursery:
+        node_scope = trio.CancelScope(shield=True)
+        node = await _start_node(configs, env, nursery, node_scope)
+        try:
+            # Leaving this nursery waits for the replicas: each is shielded, and bounds its own stop.
+            async with trio.open_nursery() as supervised:
+                try:
+                    try:
+                        async with trio.open_nursery() as starting:
+                            for number, config in enumerate(configs):
+                                keys = given[number] if given else {}
+                                supervisor = _Supervisor(broker, number, config, node, env, keys)
+                                starting.start_soon(supervised.start, supervisor.run)
+                    except* StartError as group:
+                        failure = _first(group)
+                    if failure is None:
+                        yield broker
+                finally:
+                    broker.stop.set()
+        finally:
+            node_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+async def _start_node(
+    configs: Sequence[BrokerConfig], env: Env, nursery: trio.Nursery, scope: trio.CancelScope
+) -> RaftNode | None:
+    """The process's part in all its Raft groups: one tick, one listener, one link per pair of nodes."""
+    grouped = [config for config in configs if config.replication is Strategy.RAFT]
+    if not grouped:
+        return None
+    first = grouped[0]
+    node = RaftNode(
+        env.network,
+        env.rng(first.node_id, "raft"),
+        NodeConfig(beat_ms=first.heartbeat_ms, election_ms=first.election_ms),
+    )
+
+    async def run(*, task_status: trio.TaskStatus[None]) -> None:
+        with scope:
+            await node.run(task_status=task_status)
+
+    await nursery.start(run)
+    return node
+
+
+def _check(configs: Sequence[BrokerConfig]) -> None:
+    """What can be known to be wrong before anything is opened."""
+    if not configs:
+        raise StartError("no configuration: give at least one -c FILE")
+    seen: dict[tuple[str, str], int] = {}
+    for number, config in enumerate(configs):
+        try:
+            config.check()
+        except ConfigError as error:
+            raise StartError(str(error)) from None
+        slave = config.broker_role is BrokerRole.SLAVE and config.replication is not Strategy.RAFT
+        if config.replication is Strategy.SYNC or slave:
+            raise StartError(
+                f"brokerRole = {config.broker_role.value} ({config.broker_name}): synchronous master and slave are not"
+                " built yet; use ASYNC_MASTER without slaves, or enableDLegerCommitLog for replication"
+            )
+        for what, value in (
+            ("storePathRootDir", config.store_dir),
+            ("listenPort", str(config.listen_port) if config.listen_port else ""),
+        ):
+            before = seen.setdefault((what, value), number) if value else number
+            if before != number:
+                raise StartError(
+                    f"{what} = {value} is used by {configs[before].broker_name} and {config.broker_name}:"
+                    " every replica needs its own"
+                )
+        same = [each for each in configs if each.replication is Strategy.RAFT]
+        if len({(each.heartbeat_ms, each.election_ms) for each in same}) > 1:
+            raise StartError("raftHeartbeatMs and raftElectionMs must be equal in all files of one process")
+
+
+class _Supervisor:
+    """Keeps one replica open."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        number: int,
+        config: BrokerConfig,
+        node: RaftNode | None,
+        env: Env,
+        given: Mapping[str, str],
+    ) -> None:
+        self._broker = broker
+        self._number = number
+        self._config = config
+        self._node = node
+        self._env = env
+        self._stop = broker.stop
+        self._given = given
+        self._started = False
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Open the replica, and again when it failed, until the broker stops. The first failure to open is raised."""
+        # Shielded, so that whoever cancels the broker gets the graceful stop: the event ends it from within.
+        with trio.CancelScope(shield=True) as scope:
+            self._broker.scopes.append(scope)
+            await self._keep_open(task_status)
+
+    async def _keep_open(self, task_status: trio.TaskStatus[None]) -> None:
+        pause = REOPEN_FIRST_S
+        while not self._stop.is_set():
+            failure: BaseException | None = None
+            try:
+                async with open_replica(self._config, self._node, self._env, given=self._given) as replica:
+                    self._broker.entered(self._number, replica)
+                    pause = REOPEN_FIRST_S
+                    if not self._started:
+                        self._started = True
+                        task_status.started()
+                    await self._stop.wait()
+                return
+            except Exception as error:
+                # The failure domain of one group ends here, whatever broke in it.
+                failure = _cause(error)
+            self._broker.left(self._number, str(failure))
+            if not self._started:
+                raise StartError(explain(failure, self._config)) from failure
+            if isinstance(failure, NewerVersion | StoreRefused):
+                log.error("group stopped for good", extra={"broker": self._config.broker_name, "error": str(failure)})
+                await self._stop.wait()
+                return
+            log.error(
+                "group failed, it is opened again after a pause",
+                extra={"broker": self._config.broker_name, "error": str(failure), "pause_s": pause},
+                exc_info=failure,
+            )
+            with trio.move_on_after(pause):
+                await self._stop.wait()
+            pause = min(pause * 2, REOPEN_MAX_S)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The first real failure within nested groups."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _first(group: BaseExceptionGroup[StartError]) -> StartError:
+    found = _cause(group)
+    assert isinstance(found, StartError)
+    return found
+
+
+def explain(error: BaseException, config: BrokerConfig) -> str:
+    """One sentence for the operator: what is wrong with this replica, and what to do."""
+    name = config.broker_name
+    if isinstance(error, StoreRefused | NewerVersion):
+        return f"{name}: the store in {config.store_dir} cannot be used: {error}"
+    if isinstance(error, BlockingIOError):
+        return f"{name}: {error.strerror}: stop that process, or choose another storePathRootDir"
+    if isinstance(error, OSError):
+        return f"{name}: {_os_error(error, config)}"
+    if isinstance(error, StoreError | GroupFailed):
+        return f"{name}: {error}"
+    return f"{name}: {type(error).__name__}: {error}"
+
+
+def _os_error(error: OSError, config: BrokerConfig) -> str:
+    if error.errno == errno.EADDRINUSE:
+        peer = f", or dLegerPeers' own port {config.own_peer.port}" if config.own_peer is not None else ""
+        return f"port {config.listen_port} (listenPort){peer} is in use: stop what listens there, or choose another"
+    if error.errno in (errno.EADDRNOTAVAIL, errno.EACCES) and error.filename is None:
+        return f"cannot listen on {config.bind_address}:{config.listen_port}: {error.strerror}"
+    if error.errno == errno.ENOSPC:
+        return f"the disk of {config.store_dir} is full: make room"
+    return f"{config.store_dir}: {error.strerror or error}"

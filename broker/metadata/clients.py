@@ -149,6 +149,11 @@ class ClientTable:
         found = self._consumers.get(group)
         return list(found.members) if found is not None else []
 
+    def ids_of(self, link: Link) -> list[str]:
+        """The client ids that consume over a connection (one, unless the client is odd)."""
+        groups, _ = self._links.get(link, (set(), set()))
+        return sorted({self._consumers[group].members[link].client_id for group in groups})
+
     # --- changing
 
     def put_consumer(self, group: str, consumer: Consumer, *, keep_subscriptions: bool = False) -> bool:

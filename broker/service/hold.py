@@ -11,7 +11,6 @@ from collections.abc import Iterable
 
 from broker.filter.tags import TagFilter
 from broker.replication.base import ReplyTo
-from trimq.wire.codes import SerializeType
 
 __all__ = ["SLOT_S", "HeldPull", "HoldTable"]
 
@@ -45,7 +44,7 @@ class HeldPull:
         *,
         reply: ReplyTo,
         opaque: int,
-        serialize: SerializeType,
+        serialize: int,
         group: str,
         topic: str,
         key: int,
@@ -142,12 +141,11 @@ class HoldTable:
         self._next_slot = min(self._wheel, default=None)
         return found
 
-    def closed(self, link: ReplyTo) -> int:
-        """Forget the pulls of a connection that ended; returns how many."""
+    def closed(self, link: ReplyTo) -> None:
+        """Forget the pulls of a connection that ended."""
         pulls = list(self._by_link.get(link, ()))
         for pull in pulls:
             self._release(pull, keyed=True)
-        return len(pulls)
 
     def _release(self, pull: HeldPull, *, keyed: bool) -> None:
         pull.active = False

@@ -1,0 +1,35 @@
+"""What is passed into the broker: time, network, disk and chance. The simulator passes its own."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from broker.store.fs import FileSystem
+    from trimq.env import Clock, Network
+
+__all__ = ["Env"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Env:
+    """The world as a broker process sees it."""
+
+    clock: Clock
+    network: Network
+    open_fs: Callable[[str], AbstractAsyncContextManager[FileSystem]]
+    """A file system rooted at a `storePathRootDir` and held alone: in the real world `store.fs.open_file_system`."""
+    seed: str
+    """Every component draws from a stream of its own."""
+    connections_max: int = 10_000
+    """Clients that one replica accepts; the process knows its descriptor limit."""
+    pid: int = 0
+    """Process id, for operators; 0 when it means nothing."""
+
+    def rng(self, node: str, purpose: str) -> random.Random:
+        """The random stream of one purpose at one node: independent of all others, repeatable."""
+        return random.Random(f"{self.seed}/{node}/{purpose}")

@@ -1,0 +1,97 @@
+"""Consumer offsets while nobody leads: kept here, marked provisional, handed to the next leader.
+
+An election is short, but a majority may be gone for long, and consumers go on reading what is committed. So a replica
+that knows no leader keeps offset updates (the highest wins) and answers queries with max(applied, kept) marked
+`provisional=1`; an update that wants an answer is still refused, since nobody may be told "stored". As soon as a
+leader is known the kept rows travel to it as ordinary updates, whose rules never let an offset go back.
+"""
+
+from __future__ import annotations
+
+from broker.metadata.ops import key_of
+from broker.metadata.state import GroupState
+from broker.replication.base import Busy, NotLeader, Outcome, Replicator, RoleEvent, Verdict
+from broker.replication.forward import Forwarder
+from broker.replication.intake import Intake
+from broker.replication.requests import Refused
+from trimq.errors import ProtocolError
+from trimq.wire.codes import RequestCode, ResponseCode
+from trimq.wire.command import FLAG_ONEWAY, Command, encode, encode_response
+from trimq.wire.headers.offset import OffsetResponse, QueryOffsetHeader, UpdateOffsetHeader
+
+__all__ = ["Leaderless"]
+
+
+class _Nobody:
+    """Where the answers to the forwarded rows go."""
+
+    peer = "0.0.0.0:0"
+    local = "0.0.0.0:0"
+
+    def send(self, frame: bytes) -> None:
+        """Nobody waits for it."""
+
+
+class Leaderless:
+    """Offsets of one replica in times without a leader."""
+
+    def __init__(self, state: GroupState, intake: Intake, replicator: Replicator, forwarder: Forwarder | None) -> None:
+        self._state = state
+        self._intake = intake
+        self._replicator = replicator
+        self._forwarder = forwarder
+        self._nobody = _Nobody()
+
+    def note(self, command: Command) -> None:
+        """A leader-only request arrived and no leader is known: keep it if it is an offset update."""
+        if command.code != RequestCode.UPDATE_CONSUMER_OFFSET or self._replicator.leader.leader_id:
+            return
+        try:
+            header = UpdateOffsetHeader.from_ext(command.ext)
+        except ProtocolError:
+            return  # it gets its answer where it is served or refused
+        self._intake.provisional.put(header.consumer_group, header.topic, header.queue_id, header.commit_offset)
+
+    def answer(self, command: Command, outcome: Outcome) -> bytes | None:
+        """A provisional answer to an offset query that found no leader in time; None for anything else."""
+        if command.code != RequestCode.QUERY_CONSUMER_OFFSET or outcome.verdict is not Verdict.LOST:
+            return None
+        try:
+            header = QueryOffsetHeader.from_ext(command.ext)
+        except ProtocolError:
+            return None
+        known = self._intake.provisional.get(
+            header.consumer_group, header.topic, header.queue_id, self._applied(header)
+        )
+        if known is None:
+            return None
+        ext = OffsetResponse(offset=known, provisional=True).to_ext()
+        return encode_response(command.opaque, command.serialize, ResponseCode.SUCCESS, ext)
+
+    def _applied(self, header: QueryOffsetHeader) -> int | None:
+        group = self._state.groups.get(header.consumer_group)
+        topic = self._state.topics.get(header.topic.encode())
+        if group is None or topic is None:
+            return None
+        return self._state.offsets.get(group.gid, key_of(topic.tid, header.queue_id))
+
+    def role_changed(self, event: RoleEvent) -> None:
+        """A leader is known: hand over what was kept."""
+        provisional = self._intake.provisional
+        if not len(provisional) or not (event.ready or event.leader.leader_id):
+            return
+        for group, topic, queue, offset in provisional.take():
+            if event.ready:
+                self._commit(group, topic, queue, offset)
+            elif self._forwarder is not None and event.leader.leader_id != self._replicator.node_id:
+                header = UpdateOffsetHeader(consumer_group=group, topic=topic, queue_id=queue, commit_offset=offset)
+                frame = encode(Command(code=RequestCode.UPDATE_CONSUMER_OFFSET, flag=FLAG_ONEWAY, ext=header.to_ext()))
+                self._forwarder.submit(frame, self._nobody, oneway=True)
+            else:
+                provisional.put(group, topic, queue, offset)
+
+    def _commit(self, group: str, topic: str, queue: int, offset: int) -> None:
+        try:
+            self._intake.commit_offset(group, topic, queue, offset)
+        except (Refused, NotLeader, Busy):
+            return  # unknown topic, or beyond an end that was never committed: nobody was told about it

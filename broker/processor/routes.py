@@ -1,0 +1,125 @@
+"""The table of request codes: who serves what, where, and what the replica must be for it.
+
+The one place to read what this broker answers. Codes that are missing are answered REQUEST_CODE_NOT_SUPPORTED.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from broker.processor.admin.broker import BrokerAdmin
+from broker.processor.admin.groups import GroupAdmin
+from broker.processor.admin.topics import TopicAdmin
+from broker.processor.client_manage import ClientProcessor
+from broker.processor.consumer_manage import ConsumerProcessor
+from broker.processor.lane import Lane
+from broker.processor.offsets import OffsetCommits
+from broker.processor.pull_message import PullProcessor
+from broker.processor.query_message import QueryProcessor
+from broker.processor.registry import Needs, Route, hot, slow
+from broker.processor.send_back import SendBackProcessor
+from broker.processor.send_message import SendProcessor
+from trimq.wire.codes import RequestCode as Code
+from trimq.wire.requests import decode_pull, decode_send, decode_update_offset
+
+__all__ = ["Lanes", "Processors", "make_routes"]
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """The pools for requests that may wait. Workers are tasks, not threads: they bound how much waits at once."""
+
+    client: Lane
+    """Heartbeats, offsets, locks, send-back."""
+    query: Lane
+    disk: Lane
+    """Pulls of what is not in the cache."""
+    admin: Lane
+
+    @classmethod
+    def of(cls, requests_max: int) -> Lanes:
+        return cls(
+            Lane("client", workers=32, requests_max=requests_max, bytes_max=32 * MIB),
+            Lane("query", workers=4, requests_max=1_024, bytes_max=8 * MIB),
+            Lane("disk", workers=8, requests_max=requests_max, bytes_max=8 * MIB),
+            Lane("admin", workers=8, requests_max=1_024, bytes_max=8 * MIB),
+        )
+
+    def all(self) -> tuple[Lane, ...]:
+        return (self.client, self.query, self.disk, self.admin)
+
+
+@dataclass(frozen=True, slots=True)
+class Processors:
+    """Everything that serves requests in one replica."""
+
+    send: SendProcessor
+    pull: PullProcessor
+    offsets: OffsetCommits
+    send_back: SendBackProcessor
+    clients: ClientProcessor
+    consumers: ConsumerProcessor
+    query: QueryProcessor
+    topics: TopicAdmin
+    groups: GroupAdmin
+    broker: BrokerAdmin
+
+
+def make_routes(serving: Processors, lanes: Lanes) -> Mapping[int, Route]:
+    """Request code → route."""
+    send = hot(decode_send, serving.send.send, Needs.ADMITTING)
+    pull = hot(decode_pull, serving.pull.pull)
+    client, query, admin = lanes.client, lanes.query, lanes.admin
+    consumers, topics, groups, broker = serving.consumers, serving.topics, serving.groups, serving.broker
+    leader = Needs.READY
+    return {
+        # hot: answered in the pass that reads them
+        Code.SEND_MESSAGE: send,
+        Code.SEND_MESSAGE_V2: send,
+        Code.SEND_BATCH_MESSAGE: send,
+        Code.PULL_MESSAGE: pull,
+        Code.LITE_PULL_MESSAGE: pull,
+        Code.UPDATE_CONSUMER_OFFSET: hot(decode_update_offset, serving.offsets.update, Needs.ADMITTING),
+        # clients
+        Code.HEART_BEAT: slow(serving.clients.heartbeat, client),
+        Code.UNREGISTER_CLIENT: slow(serving.clients.unregister, client),
+        Code.CHECK_CLIENT_CONFIG: slow(serving.clients.check_client, client),
+        Code.HELLO: slow(serving.clients.hello, client),
+        Code.CONSUMER_SEND_MSG_BACK: slow(serving.send_back.send_back, client, Needs.ADMITTING),
+        # consumers, at the ready leader
+        Code.GET_CONSUMER_LIST_BY_GROUP: slow(consumers.consumer_list, client, leader),
+        Code.QUERY_CONSUMER_OFFSET: slow(consumers.query_offset, client, leader),
+        Code.GET_MAX_OFFSET: slow(consumers.max_offset, client, leader),
+        Code.GET_MIN_OFFSET: slow(consumers.min_offset, client, leader),
+        Code.SEARCH_OFFSET_BY_TIMESTAMP: slow(consumers.search_offset, query, leader),
+        Code.GET_EARLIEST_MSG_STORETIME: slow(consumers.earliest_time, query, leader),
+        Code.LOCK_BATCH_MQ: slow(consumers.lock, client, leader),
+        Code.UNLOCK_BATCH_MQ: slow(consumers.unlock, client, leader),
+        # finding messages: any replica
+        Code.QUERY_MESSAGE: slow(serving.query.query, query),
+        Code.VIEW_MESSAGE_BY_ID: slow(serving.query.view, query),
+        # topics
+        Code.UPDATE_AND_CREATE_TOPIC: slow(topics.create, admin, leader),
+        Code.DELETE_TOPIC_IN_BROKER: slow(topics.delete, admin, leader),
+        Code.GET_ALL_TOPIC_CONFIG: slow(topics.all_topics, admin),
+        Code.GET_TOPIC_CONFIG: slow(topics.one_topic, admin, leader),
+        Code.GET_SYSTEM_TOPIC_LIST_FROM_BROKER: slow(topics.system_topics, admin),
+        Code.GET_TOPIC_STATS_INFO: slow(topics.statistics, admin, leader),
+        Code.QUERY_TOPIC_CONSUME_BY_WHO: slow(topics.consumed_by, admin, leader),
+        # consumer groups
+        Code.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP: slow(groups.put, admin, leader),
+        Code.DELETE_SUBSCRIPTIONGROUP: slow(groups.delete, admin, leader),
+        Code.GET_ALL_SUBSCRIPTIONGROUP_CONFIG: slow(groups.all_groups, admin),
+        Code.GET_SUBSCRIPTIONGROUP_CONFIG: slow(groups.one_group, admin, leader),
+        Code.GET_CONSUME_STATS: slow(groups.progress, admin, leader),
+        Code.GET_CONSUMER_CONNECTION_LIST: slow(groups.consumers, admin),
+        Code.GET_PRODUCER_CONNECTION_LIST: slow(groups.producers, admin),
+        # the broker
+        Code.GET_BROKER_RUNTIME_INFO: slow(broker.runtime, admin),
+        Code.GET_BROKER_CONFIG: slow(broker.configuration, admin),
+        Code.UPDATE_BROKER_CONFIG: slow(broker.update_configuration, admin),
+        Code.GROUP_STATUS: slow(broker.status, admin),
+    }

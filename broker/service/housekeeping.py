@@ -1,0 +1,32 @@
+"""Once every 10 s: silent clients go, rates are sampled."""
+
+from __future__ import annotations
+
+import trio
+
+from broker.metadata.clients import ClientTable
+from broker.metrics import SAMPLE_S, Counters, Rates
+from broker.service.members import Members
+
+__all__ = ["Housekeeping"]
+
+
+class Housekeeping:
+    """The slow loop of one replica."""
+
+    def __init__(self, clients: ClientTable, members: Members, counters: Counters, rates: Rates) -> None:
+        self._clients = clients
+        self._members = members
+        self._counters = counters
+        self._rates = rates
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Work until cancelled."""
+        task_status.started()
+        while True:
+            now = trio.current_time()
+            self._rates.sample(now, self._counters)
+            changed = self._clients.expire(now)
+            if changed:
+                self._members.changed(changed)
+            await trio.sleep(SAMPLE_S)
