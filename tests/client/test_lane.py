@@ -35,13 +35,15 @@ def test_a_quiet_lane_sends_at_once_and_a_busy_one_in_batches() -> None:
     lane = Lane("a")
     lane.put(slot(0))
     first = lane.next_request()
-    assert first is not None and len(first.slots) == 1
+    assert first is not None
+    assert len(first.slots) == 1
     for number in range(1, 6):
         lane.put(slot(number))
     assert lane.next_request() is None, "its queue has a request in flight"
     lane.answered(first, stored=True)
     second = lane.next_request()
-    assert second is not None and [number_of(s) for s in second.slots] == [1, 2, 3, 4, 5]
+    assert second is not None
+    assert [number_of(s) for s in second.slots] == [1, 2, 3, 4, 5]
     assert (second.first, second.end, lane.floor) == (1, 6, 1)
 
 
@@ -61,7 +63,8 @@ def test_plenty_waiting_goes_beside_the_request_in_flight() -> None:
     for number in range(BATCH_COUNT_MAX + 1):
         lane.put(slot(number))
     full = lane.next_request()
-    assert full is not None and len(full.slots) == BATCH_COUNT_MAX
+    assert full is not None
+    assert len(full.slots) == BATCH_COUNT_MAX
     assert lane.next_request() is None, "what is left is no full batch"
 
 
@@ -79,7 +82,9 @@ def test_the_window_bounds_unsettled_requests() -> None:
     for number, queue in enumerate(QUEUES):
         lane.put(slot(number, queue))
     first = lane.next_request()
-    assert first and lane.next_request() and lane.next_request() is None
+    assert first
+    assert lane.next_request()
+    assert lane.next_request() is None
     lane.answered(first, stored=True)
     assert lane.next_request() is not None
 
@@ -111,7 +116,8 @@ def test_certain_requests_at_the_young_end_are_taken_apart() -> None:
     lane.put_first(freed)
     assert lane.next_request() is requests[0]
     again = lane.next_request()
-    assert again is not None and again.first == 1, "the numbers of what was taken apart are used again"
+    assert again is not None
+    assert again.first == 1, "the numbers of what was taken apart are used again"
 
 
 def test_a_doubtful_request_keeps_everything_older_together() -> None:
@@ -149,8 +155,10 @@ def test_giving_up_what_waits_is_certain_and_what_flies_is_not() -> None:
     lane.put(waiting)
     assert lane.give_up(waiting) is GivenUp.NOT_STORED
     assert lane.give_up(flying) is GivenUp.UNKNOWN
-    assert request is not None and request.settled
-    assert lane.idle and lane.floor == 1, "the floor says that its number is settled"
+    assert request is not None
+    assert request.settled
+    assert lane.idle
+    assert lane.floor == 1, "the floor says that its number is settled"
 
 
 def test_nothing_passes_a_hole_until_the_floor_covers_it() -> None:
@@ -180,10 +188,12 @@ def test_an_explicit_batch_stays_together() -> None:
         lane.put(one)
     lane.put(slot(10))
     lone = lane.next_request()
-    assert lone is not None and len(lone.slots) == 1
+    assert lone is not None
+    assert len(lone.slots) == 1
     lane.answered(lone, stored=True)
     batch = lane.next_request()
-    assert batch is not None and tuple(batch.slots) == bundle
+    assert batch is not None
+    assert tuple(batch.slots) == bundle
     assert lane.give_up(bundle[0]) is GivenUp.UNKNOWN
     assert batch.settled
 

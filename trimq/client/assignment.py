@@ -36,6 +36,9 @@ INCOMPLETE_S = 1.0
 JOIN_S = 3.0
 """How long subscribing waits for the first complete assignment before it lets the caller go on without."""
 
+MISSING_S = 1.0
+"""How long it waits for a topic that nobody has: a broker that creates it on our heartbeat has done so by then."""
+
 JOIN_RETRY_S = 0.1
 
 FLUSH_S = 3.0
@@ -106,13 +109,16 @@ class Assignment:
 
         Ends after three seconds at the latest, also without a complete one (the topic may not exist yet).
         """
+        patience = anyio.current_time() + MISSING_S
         with anyio.move_on_after(JOIN_S):
             await self._instance.beat()
             while not await self._rebalance():
+                missing = [topic for topic in self.topics if self._instance.known_route(topic) is None]
+                if set(missing) - {self.retry_topic} and anyio.current_time() > patience:
+                    return
                 await anyio.sleep(JOIN_RETRY_S)
-                for topic in self.topics:
-                    if self._instance.known_route(topic) is None:
-                        await self._instance.refresh(topic)
+                for topic in missing:
+                    await self._instance.refresh(topic)
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Keep assigned, committed and locked until cancelled."""

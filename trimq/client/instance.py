@@ -259,7 +259,7 @@ class Instance:
             except TimeoutError as error:
                 channel.close(f"{addr} did not answer HELLO within {HELLO_S:g} s")
                 raise Disconnected(channel.close_reason) from error
-            ours = answer.code == ResponseCode.SUCCESS
+            ours = answer.code == ResponseCode.SUCCESS and "sequences" in Hello.from_json(answer.body).features
             link = self._links[addr] = Link(addr, channel, ours)
             self._introduce(link)
             return link

@@ -1,0 +1,452 @@
+"""trimq without an event loop: the same names, with `with` and `for`, from plain threads.
+
+    from trimq import blocking
+
+    with blocking.connect("127.0.0.1:9876") as mq:
+        mq.send("orders", b"...", tag="paid")
+        with mq.subscribe("orders", group="billing") as orders:
+            for message in orders:
+                with message:
+                    ...
+
+One background thread runs the real client; every call here hands its work to that thread and waits. So all promises
+are those of `trimq.client`, any thread may use any object, and messages sent by many threads at once share requests.
+A call costs about a tenth of a millisecond: programs that need tens of thousands of messages a second use the
+asynchronous client. Where a cancel scope would set a deadline there, calls take `timeout` (seconds) here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from functools import partial
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+import anyio
+import anyio.from_thread
+import anyio.to_thread
+from anyio.from_thread import BlockingPortal
+
+from trimq.client import client as asynchronous
+from trimq.client.admin import Admin as AsyncAdmin
+from trimq.client.admin import Cluster, Lag, Topic
+from trimq.client.model import (
+    EVERYTHING,
+    Batch,
+    Filter,
+    Message,
+    Position,
+    Queue,
+    Receipt,
+    SendStatus,
+    Sql,
+    Start,
+    Tag,
+)
+from trimq.client.producer import Producer as AsyncProducer
+from trimq.client.producer import SendStream as AsyncSendStream
+from trimq.client.pull_consumer import PullConsumer as AsyncPullConsumer
+from trimq.client.push_consumer import PushConsumer as AsyncPushConsumer
+from trimq.client.received import DeadLetter, Retry
+from trimq.client.received import Received as AsyncReceived
+from trimq.client.route import Route
+
+__all__ = [
+    "Admin",
+    "Batch",
+    "Client",
+    "DeadLetter",
+    "Message",
+    "Producer",
+    "PullConsumer",
+    "PushConsumer",
+    "Queue",
+    "Receipt",
+    "Received",
+    "Retry",
+    "SendStatus",
+    "SendStream",
+    "Sql",
+    "Start",
+    "Tag",
+    "connect",
+]
+
+T = TypeVar("T")
+
+
+class _Portal:
+    """The way into the background thread."""
+
+    def __init__(self, portal: BlockingPortal) -> None:
+        self.portal = portal
+
+    def call(self, work: Callable[[], Awaitable[T]], timeout: float | None = None) -> T:
+        if timeout is None:
+            return self.portal.call(work)
+
+        async def bounded() -> T:
+            with anyio.fail_after(timeout):
+                return await work()
+
+        return self.portal.call(bounded)
+
+
+class Received:
+    """A message that came; see `trimq.Received`. Leaving its `with` block acknowledges it."""
+
+    def __init__(self, message: AsyncReceived, portal: _Portal) -> None:
+        self.message = message
+        """The message as the asynchronous client delivers it: every field is there."""
+        self._portal = portal
+
+    @property
+    def topic(self) -> str:
+        return self.message.topic
+
+    @property
+    def body(self) -> bytes:
+        return self.message.body
+
+    @property
+    def tag(self) -> str | None:
+        return self.message.tag
+
+    @property
+    def keys(self) -> Sequence[str]:
+        return self.message.keys
+
+    @property
+    def order_key(self) -> str | None:
+        return self.message.order_key
+
+    @property
+    def properties(self) -> Mapping[str, str]:
+        return self.message.properties
+
+    @property
+    def id(self) -> str:
+        return self.message.id
+
+    @property
+    def queue(self) -> Queue:
+        return self.message.queue
+
+    @property
+    def offset(self) -> int:
+        return self.message.offset
+
+    @property
+    def attempt(self) -> int:
+        return self.message.attempt
+
+    @property
+    def stored_at(self) -> datetime:
+        return self.message.stored_at
+
+    @property
+    def born_at(self) -> datetime:
+        return self.message.born_at
+
+    def ack(self) -> None:
+        """This message is done with."""
+        self._portal.call(self.message.ack)
+
+    def retry(self, after: timedelta | None = None) -> None:
+        """Hand it back, to be delivered again later."""
+        self._portal.call(partial(self.message.retry, after))
+
+    def dead_letter(self, reason: str = "") -> None:
+        """Move it to the consumer group's dead letters."""
+        self._portal.call(partial(self.message.dead_letter, reason))
+
+    def __enter__(self) -> Self:
+        self._portal.call(self.message.__aenter__)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        return self._portal.call(partial(self.message.__aexit__, kind, error, trace))
+
+    def __repr__(self) -> str:
+        return repr(self.message)
+
+
+class SendStream:
+    """See `trimq.SendStream`."""
+
+    def __init__(self, stream: AsyncSendStream, portal: _Portal) -> None:
+        self._stream = stream
+        self._portal = portal
+
+    def send(self, message: Message, /, *, queue: Queue | None = None) -> None:
+        """Queue one message; waits only while the producer has its `max_in_flight` in hand."""
+        self._portal.call(partial(self._stream.send, message, queue=queue))
+
+    def drain(self, *, timeout: float | None = None) -> None:
+        """Wait until everything queued so far is acknowledged."""
+        self._portal.call(self._stream.drain, timeout)
+
+
+class Producer:
+    """See `trimq.Producer`."""
+
+    def __init__(self, producer: AsyncProducer, portal: _Portal) -> None:
+        self._producer = producer
+        self._portal = portal
+
+    def send(self, message: Message, /, *, queue: Queue | None = None, timeout: float | None = None) -> Receipt:
+        """Store one message and return where it is; errors as `trimq.Producer.send`."""
+        return self._portal.call(partial(self._producer.send, message, queue=queue), timeout)
+
+    def send_batch(
+        self, messages: Sequence[Message], /, *, queue: Queue | None = None, timeout: float | None = None
+    ) -> Sequence[Receipt]:
+        """Store several messages next to each other, all or none."""
+        return self._portal.call(partial(self._producer.send_batch, messages, queue=queue), timeout)
+
+    def send_oneway(self, message: Message, /, *, queue: Queue | None = None) -> None:
+        """Hand a message to the connection and forget it."""
+        self._portal.call(partial(self._producer.send_oneway, message, queue=queue))
+
+    @contextmanager
+    def stream(self) -> Iterator[SendStream]:
+        """Send without waiting for each receipt; leaving the block waits for all."""
+        with self._portal.portal.wrap_async_context_manager(self._producer.stream()) as stream:
+            yield SendStream(stream, self._portal)
+
+    def queues(self, topic: str) -> Sequence[Queue]:
+        """The queues that `send` chooses from."""
+        return self._portal.call(partial(self._producer.queues, topic))
+
+
+class PushConsumer:
+    """See `trimq.PushConsumer`. Several threads may iterate over it at the same time."""
+
+    def __init__(self, consumer: AsyncPushConsumer, portal: _Portal) -> None:
+        self._consumer = consumer
+        self._portal = portal
+
+    def __iter__(self) -> Iterator[Received]:
+        return self
+
+    def __next__(self) -> Received:
+        """The next message; waits for one. Ends when the consumer's block is left."""
+        message = self._portal.call(self._next)
+        if message is None:
+            raise StopIteration
+        return Received(message, self._portal)
+
+    async def _next(self) -> AsyncReceived | None:
+        try:
+            return await self._consumer.__anext__()
+        except StopAsyncIteration:
+            return None  # an asynchronous end of iteration cannot leave a coroutine as itself
+
+    def poll(self, timeout: float) -> Received | None:
+        """The next message, or None when none comes within `timeout` seconds."""
+
+        async def within() -> AsyncReceived | None:
+            with anyio.move_on_after(timeout):
+                return await self._next()
+            return None
+
+        message = self._portal.call(within)
+        return None if message is None else Received(message, self._portal)
+
+    def run(self, handler: Callable[[Received], object], *, concurrency: int = 20) -> None:
+        """Call `handler` in worker threads, up to `concurrency` at a time, until interrupted or the block is left."""
+
+        async def in_thread(message: AsyncReceived) -> None:
+            await anyio.to_thread.run_sync(handler, Received(message, self._portal), limiter=limiter)
+
+        async def serve() -> None:
+            await self._consumer.run(in_thread, concurrency=concurrency)
+
+        limiter = self._portal.portal.call(anyio.CapacityLimiter, concurrency)
+        future = self._portal.portal.start_task_soon(serve)
+        try:
+            future.result()
+        finally:
+            future.cancel()
+
+    def pause(self, *queues: Queue) -> None:
+        """Stop reading these queues, or all."""
+        self._portal.portal.call(self._consumer.pause, *queues)
+
+    def resume(self, *queues: Queue) -> None:
+        """Undo `pause`."""
+        self._portal.portal.call(self._consumer.resume, *queues)
+
+    def commit(self) -> None:
+        """Commit now what is finished."""
+        self._portal.call(self._consumer.commit)
+
+    @property
+    def assignment(self) -> frozenset[Queue]:
+        """The queues that this consumer reads now."""
+        return self._consumer.assignment
+
+
+class PullConsumer:
+    """See `trimq.PullConsumer`."""
+
+    def __init__(self, consumer: AsyncPullConsumer, portal: _Portal) -> None:
+        self._consumer = consumer
+        self._portal = portal
+
+    def queues(self, topic: str) -> Sequence[Queue]:
+        """All queues of a topic, sorted."""
+        return self._portal.call(partial(self._consumer.queues, topic))
+
+    def bounds(self, queue: Queue) -> tuple[int, int]:
+        """The oldest offset still kept, and one past the newest."""
+        return self._portal.call(partial(self._consumer.bounds, queue))
+
+    def offset_at(self, queue: Queue, when: datetime) -> int:
+        """The first message stored at or after a time."""
+        return self._portal.call(partial(self._consumer.offset_at, queue, when))
+
+    def read(
+        self, queue: Queue, offset: Position, *, max: int = 32, wait: float = 15.0, filter: Filter = EVERYTHING
+    ) -> Batch:
+        """Read up to `max` messages from an offset on."""
+        return self._portal.call(partial(self._consumer.read, queue, offset, max=max, wait=wait, filter=filter))
+
+    def iterate(
+        self,
+        topic: str,
+        *,
+        start: Position = Start.FIRST,
+        until: datetime | None = None,
+        follow: bool = False,
+        filter: Filter = EVERYTHING,
+    ) -> Iterator[AsyncReceived]:
+        """Every message of a topic from `start` on."""
+        messages = self._consumer.iterate(topic, start=start, until=until, follow=follow, filter=filter)
+
+        async def following() -> AsyncReceived | None:
+            return await anext(messages, None)
+
+        while (message := self._portal.call(following)) is not None:
+            yield message
+
+    def assign(self, queues: Mapping[Queue, Position] | Iterable[Queue], *, filter: Filter = EVERYTHING) -> None:
+        """Read these queues from now on, and no others."""
+        self._portal.call(partial(self._consumer.assign, queues, filter=filter))
+
+    def seek(self, queue: Queue, position: Position) -> None:
+        """Go on reading an assigned queue from another place."""
+        self._portal.call(partial(self._consumer.seek, queue, position))
+
+    def poll(self, *, max: int = 32, wait: float = 15.0) -> list[AsyncReceived]:
+        """Up to `max` messages of the assigned queues."""
+        return self._portal.call(partial(self._consumer.poll, max=max, wait=wait))
+
+    def position(self, queue: Queue) -> int:
+        """The offset behind the last message that `poll` gave of this queue."""
+        return self._consumer.position(queue)
+
+    def committed(self, queue: Queue) -> int | None:
+        """The consumer group's committed offset, None when there is none."""
+        return self._portal.call(partial(self._consumer.committed, queue))
+
+    def commit(self, offsets: Mapping[Queue, int] | None = None) -> None:
+        """Commit offsets, by default those that `poll` has reached."""
+        self._portal.call(partial(self._consumer.commit, offsets))
+
+
+class Admin:
+    """See `trimq.Admin`."""
+
+    def __init__(self, admin: AsyncAdmin, portal: _Portal) -> None:
+        self._admin = admin
+        self._portal = portal
+
+    def create_topic(self, name: str, *, queues: int = 8, groups: Sequence[str] | None = None) -> Topic:
+        """Create a topic, or change its number of queues."""
+        return self._portal.call(partial(self._admin.create_topic, name, queues=queues, groups=groups))
+
+    def topics(self, *, system: bool = False) -> Sequence[Topic]:
+        """All topics, sorted by name."""
+        return self._portal.call(partial(self._admin.topics, system=system))
+
+    def route(self, topic: str) -> Route:
+        """Where a topic lives, asked now."""
+        return self._portal.call(partial(self._admin.route, topic))
+
+    def lag(self, group: str) -> Lag:
+        """How far a consumer group is."""
+        return self._portal.call(partial(self._admin.lag, group))
+
+    def cluster(self) -> Cluster:
+        """All replica groups and their addresses."""
+        return self._portal.call(self._admin.cluster)
+
+
+class Client:
+    """See `trimq.Client`."""
+
+    def __init__(self, client: asynchronous.Client, portal: _Portal) -> None:
+        self._client = client
+        self._portal = portal
+        self.admin = Admin(client.admin, portal)
+
+    def send(
+        self, topic: str, body: bytes | str, /, *, timeout: float | None = None, **fields: Any
+    ) -> Receipt:  # Any: the fields of Message
+        """Store one message; `fields` are those of `Message`."""
+        return self._portal.call(partial(self._client.send, topic, body, **fields), timeout)
+
+    @contextmanager
+    def producer(self, group: str = asynchronous.DEFAULT_PRODUCER, **options: Any) -> Iterator[Producer]:
+        """A producer of its own; options as `trimq.Client.producer`."""
+        with self._portal.portal.wrap_async_context_manager(self._client.producer(group, **options)) as producer:
+            yield Producer(producer, self._portal)
+
+    @contextmanager
+    def subscribe(
+        self,
+        topic: str | Mapping[str, Filter],
+        *,
+        group: str,
+        filter: Filter = EVERYTHING,
+        mode: Literal["cluster", "broadcast"] = "cluster",
+        ordered: bool = False,
+        start: Start = Start.LAST,
+        prefetch: int = 256,
+        max_attempts: int = 16,
+    ) -> Iterator[PushConsumer]:
+        """Join a consumer group; arguments as `trimq.Client.subscribe`."""
+        consumer = self._client.subscribe(
+            topic,
+            group=group,
+            filter=filter,
+            mode=mode,
+            ordered=ordered,
+            start=start,
+            prefetch=prefetch,
+            max_attempts=max_attempts,
+        )
+        with self._portal.portal.wrap_async_context_manager(consumer) as opened:
+            yield PushConsumer(opened, self._portal)
+
+    @contextmanager
+    def pull(self, group: str | None = None) -> Iterator[PullConsumer]:
+        """Read queues by hand."""
+        with self._portal.portal.wrap_async_context_manager(self._client.pull(group)) as consumer:
+            yield PullConsumer(consumer, self._portal)
+
+
+@contextmanager
+def connect(
+    namesrv: str | Sequence[str] | None = None, *, default_timeout: float = 10.0, client_id: str | None = None
+) -> Iterator[Client]:
+    """Open a client, with a thread of its own, for the length of the block; arguments as `trimq.connect`."""
+    with anyio.from_thread.start_blocking_portal("asyncio") as portal:
+        opening = asynchronous.connect(namesrv, default_timeout=default_timeout, client_id=client_id)
+        with portal.wrap_async_context_manager(opening) as client:
+            yield Client(client, _Portal(portal))
