@@ -3,6 +3,7 @@
 - PreVote (L1): ask at term + 1 without changing anything; only a quorum of pre-grants starts a real election.
 - Stickiness (L3): refused while a leader was heard within E; a transfer overrides. A pre-vote round that was refused
   for this reason only is asked again after H/2.
+- Two pre-candidates that meet do not both go on: see `_yields_to`.
 - A candidate persists its term and own vote first: the requests ride on that write, with the durable end of its log,
   and its own vote counts when the write is done. A random nonce per round keeps late answers away from other rounds
   and lives.
@@ -30,7 +31,9 @@ class Election(Following):
     def _tick_others(self) -> None:
         """Follower or candidate: has the timer run out?"""
         if self._clock_ms >= self._deadline_ms:
-            if self._may_campaign:
+            if self.role == Role.CANDIDATE and self.id not in self._votes:
+                self._reset_election_timer()  # our own vote is still being written: another term would not be faster
+            elif self._may_campaign:
                 self._campaign(pre=True)
             else:
                 self.leader = NOBODY
@@ -102,6 +105,8 @@ class Election(Following):
             self._send(
                 VoteReply(self.term, self.id, request.sender, request.nonce, True, granted, sticky and not granted)
             )
+            if granted and self.role == Role.PRE_CANDIDATE and self._yields_to(request):
+                self._become_follower(self.term, NOBODY)
             return
         if request.term > self.term and not sticky:
             self._become_follower(request.term, NOBODY)
@@ -124,6 +129,19 @@ class Election(Following):
         if request.term == self.term and self.vote not in (NOBODY, request.sender):
             return False
         return self._is_up_to_date(request.last)
+
+    def _yields_to(self, request: VoteRequest) -> bool:
+        """Two pre-candidates whose requests cross would split the vote: one of them steps back, both agree which.
+
+        The newer log goes first, then the preferred rank. Nothing is refused by it.
+        """
+        own = self.log.last
+        if (request.last.term, request.last.index) != (own.term, own.index):
+            return True  # we have granted it, so its log is the newer one
+        membership = self.membership
+        other = membership.member(request.sender) if membership is not None else None
+        me = membership.member(self.id) if membership is not None else None
+        return other is not None and me is not None and (other.rank, other.id) < (me.rank, me.id)
 
     def _is_up_to_date(self, last: EntryId) -> bool:
         own = self.log.last
