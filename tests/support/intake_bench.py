@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING
 
+import trio
+
 from broker.metadata.ops import key_of
 from broker.metadata.state import GroupState
 from broker.replication.base import LeaderHint, Outcome, Replies, Ticket, Verdict
@@ -47,6 +49,7 @@ class Client:
         self.sends = 0
         self.got: list[Command] = []
         self._opaque = 0
+        self._news = trio.Event()
 
     def send(self, frame: bytes) -> None:
         self.sends += 1
@@ -54,11 +57,18 @@ class Client:
             length = int.from_bytes(frame[:4], "big") + 4
             self.got.append(decode(frame[4:length]))
             frame = frame[length:]
+        self._news.set()
 
     def answer(self, *, oneway: bool = False, ours: bool = False) -> Answer:
         """The right to one answer; opaques count up from 1."""
         self._opaque += 1
         return Answer(self, self._opaque, 0, oneway=oneway, ours=ours)
+
+    async def answered(self, count: int = 1) -> None:
+        """Until so many answers have come."""
+        while len(self.got) < count:
+            self._news = trio.Event()
+            await self._news.wait()
 
     def take(self) -> list[Command]:
         got, self.got = self.got, []
@@ -293,7 +303,6 @@ def run_scan(intake: Intake, term: int, entries: Sequence[Entry], between: Calla
 
 def drive(coroutine: object, between: Callable[[], None] = lambda: None) -> None:
     """Run something that only ever checkpoints."""
-    import trio
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
