@@ -198,6 +198,8 @@ class Intake(Sends):
         self, ops: Sequence[Op], *, settled: Callable[[Outcome], None] | None = None, applied: Settled | None = None
     ) -> None:
         term = self._leading()
+        if not ops:
+            raise ValueError("an entry without any op")
         check_ops(ops, term.view.tables.settings.feature_level)
         encoded = [encode_op(op) for op in ops]
         if any(isinstance(op, TopicDel) for op in ops) and term.batches.current is not None:

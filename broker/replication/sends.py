@@ -121,8 +121,8 @@ class Sends(Terms):
             uniq = get_property(req.properties, UNIQ_KEY)
             if uniq is None:
                 req.properties = identified(req.properties, self._new_id())
-                uniq = get_property(req.properties, UNIQ_KEY) or b""
-            if self.state.id_window.enabled:
+                uniq = get_property(req.properties, UNIQ_KEY)
+            if uniq is not None and self.state.id_window.enabled:
                 key_hash = id_key(req.topic, uniq, req.reconsume_times)
                 if view.find_id(key_hash) is not None:
                     self._foreign(term, Held(req, (_element(req),), answer, batch=False), {})
@@ -258,12 +258,13 @@ class Sends(Terms):
             uniq = get_property(element.properties, UNIQ_KEY)
             if uniq is None:
                 element = BatchElement(element.body, identified(element.properties, self._new_id()), element.flag)
-                uniq = get_property(element.properties, UNIQ_KEY) or b""
+                uniq = get_property(element.properties, UNIQ_KEY)
             elements.append(element)
             ids.append(uniq)
-            key_hash = id_key(head.topic, uniq, head.reconsume_times) if enabled else -1
+            known_by_id = enabled and uniq is not None
+            key_hash = id_key(head.topic, uniq or b"", head.reconsume_times) if known_by_id else -1
             hashes.append(key_hash)
-            suspect = term.view.find_id(key_hash) if enabled else None
+            suspect = term.view.find_id(key_hash) if known_by_id else None
             if suspect is None:
                 continue
             place = self._repeated(term, suspect, head, element, known)

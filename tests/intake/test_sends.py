@@ -105,6 +105,14 @@ def test_a_message_without_unique_id_gets_one_behind_a_separator(replica: Replic
     assert record.properties == b"KEYS\x01k\x02UNIQ_KEY\x01BROKER%026d\x02" % 1
 
 
+def test_without_room_for_a_unique_id_a_message_has_none_and_is_not_checked(replica: Replica) -> None:
+    for _ in range(2):
+        replica.put(properties=b"KEYS\x01" + b"k" * 32_750)
+    replica.flush()
+    assert len(replica.records()) == 2
+    assert all(len(record.properties) == 32_755 for record in replica.records())
+
+
 def test_a_negative_queue_id_is_picked_in_rotation(replica: Replica) -> None:
     for _ in range(8):
         replica.put(queue_id=-1, default_queues=4)
