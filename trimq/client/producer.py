@@ -140,6 +140,7 @@ class Producer:
 
         With order keys, all must have the same. Raises as `send`; `SendUnknown.id` is the first message's.
         """
+        self._check_open()
         if not messages:
             return []
         if len(messages) == 1:
@@ -170,6 +171,7 @@ class Producer:
 
         Raises `NoRoute` or `Disconnected` when no broker can be reached.
         """
+        self._check_open()
         slot = Slot(prepare(message, self._compress_over), queue or await self._next_queue(message), _ignore)
         fields = send_fields(Request(slot.queue, [slot], 0), self.group, self._instance.clock.wall_ms())
         command = Command(code=RequestCode.SEND_MESSAGE_V2, ext=fields, body=slot.message.body)
@@ -211,6 +213,7 @@ class Producer:
     # A message's way in
 
     async def _admit(self, message: Message, queue: Queue | None) -> Slot:
+        self._check_open()
         outgoing = prepare(message, self._compress_over)
         spread = self._spreads.get(message.topic) or await self._spread(message.topic)
         if self._in_hand >= self._max_in_flight or self._bytes_in_hand >= BYTES_IN_HAND_MAX:
@@ -239,6 +242,7 @@ class Producer:
         return queue
 
     def _put(self, slot: Slot) -> None:
+        self._check_open()
         driver = self._drivers.get(slot.queue.group) or self._open_driver(slot.queue.group)
         driver.lane.put(slot)
         driver.wake()
@@ -246,8 +250,6 @@ class Producer:
         self._bytes_in_hand += slot.size
 
     def _open_driver(self, group: str) -> LaneDriver:
-        if self._closed:
-            raise NotStored("the producer is closed", advice="send inside its `async with` block")
         driver = self._drivers[group] = LaneDriver(
             self._instance,
             group,
@@ -259,6 +261,10 @@ class Producer:
         )
         self._tasks.start_soon(driver.run)
         return driver
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise NotStored("the producer is closed", advice="send inside its `async with` block")
 
     async def _wait_for_room(self) -> None:
         while self._in_hand >= self._max_in_flight or self._bytes_in_hand >= BYTES_IN_HAND_MAX:
