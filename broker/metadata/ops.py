@@ -242,12 +242,7 @@ class Producers:
     @classmethod
     def read(cls, raw: Sequence[Raw]) -> Producers:
         (rows,) = raw
-        return cls(
-            [
-                ProducerRun(_int(pid, 0, _U64_MAX), _int(e), _int(f), _int(c, 1, _QUEUE_MAX), _int(fl), _int(o))
-                for pid, e, f, c, fl, o in rows
-            ]
-        )
+        return cls([_run(row) for row in rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -463,6 +458,23 @@ def _array_head(count: int) -> bytes:
     if count < 0x100:
         return bytes((0x98, count))
     return b"\x99" + count.to_bytes(2, "big") if count < 0x10000 else b"\x9a" + count.to_bytes(4, "big")
+
+
+def _run(row: Sequence[Raw]) -> ProducerRun:
+    # One for nearly every message of our own clients: checked in one go, and slowly only to name what is wrong.
+    run = ProducerRun(*row)
+    pid, epoch, first, size, floor, ordinal = run
+    if (
+        type(pid) is type(epoch) is type(first) is type(size) is type(floor) is type(ordinal) is int
+        and 0 <= pid <= _U64_MAX
+        and 0 <= epoch <= _I64_MAX
+        and 0 <= first <= _I64_MAX
+        and 0 < size <= _QUEUE_MAX
+        and 0 <= floor <= _I64_MAX
+        and 0 <= ordinal <= _QUEUE_MAX
+    ):
+        return run
+    raise ValueError(f"{list(row)!r:.120} is no producer run")
 
 
 def _int(value: Raw, low: int = 0, high: int = _I64_MAX) -> int:
