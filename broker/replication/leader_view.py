@@ -151,7 +151,12 @@ class LeaderView:
             self._take_in(entry.index, changes, heads, ids)
         else:
             self.next.clear()
-            self.tables.catch_up()
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Entries were applied that this view has not seen: take over what is counted rather than looked up."""
+        self.tables.catch_up()
+        self.log_time = max(self.log_time, self.state.log_time)
 
     def _take_in(self, index: int, changes: list[ops.Op], heads: list[RecordHead], ids: list[tuple[int, int]]) -> None:
         self.at_entry(index)

@@ -153,6 +153,7 @@ class Terms:
     def begin_term(self, term: int, last: EntryId) -> None:
         view = self._scanned or LeaderView(self.state, self._queues)
         self._scanned = None
+        view.catch_up()
         view.forget(self.state.applied_index)
         view.inherited_end = last.end
         commits = OffsetCommits(view, self.statistics.offsets)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import AsyncIterator
 
 import pytest
 
 from broker.metadata.id_window import id_key
 from broker.store.entry import Entry
-from tests.support.intake_bench import Client, Replica, apply_entry, run_scan
+from tests.support.intake_bench import Client, Replica, apply_entry, drive, run_scan
 from tests.support.random_log import RandomWork, assert_view_is
 from trimq.message.properties import get as get_property
 
@@ -83,6 +84,24 @@ def test_a_scan_gives_what_applying_gives_wherever_it_begins_and_whatever_is_app
     follower.put(topic=b"t0", queue_id=0, uniq=b"new")
     follower.flush()
     assert follower.records()[-1].properties == b"UNIQ_KEY\x01new\x02"
+
+
+def test_what_is_applied_before_the_scan_reads_its_first_entry_counts_too() -> None:
+    leader, _ = random_leader(3)
+    leader.take()
+    entries = leader.log.entries
+    follower = replayed(entries[: len(entries) // 3])
+    follower.log.entries = list(entries)
+
+    async def stream() -> AsyncIterator[Entry]:
+        follower.apply(2 * len(entries) // 3)
+        for entry in entries[follower.state.applied_index :]:
+            yield entry
+
+    drive(follower.intake.scan(2, stream()))
+    follower.intake.begin_term(2, follower.log.last)
+    after = replayed(entries)
+    assert_view_is(follower.intake.view, after.state, after.queues.ends)
 
 
 def test_a_new_leader_gives_the_offsets_that_follow_the_uncommitted_tail() -> None:
