@@ -51,7 +51,7 @@ def read_registration(header: RegisterBrokerHeader, command: Command, *, whole: 
         ha_addr=checked(header.ha_server_addr, "haServerAddr") if header.ha_server_addr else "",
         version=table.dataVersion,
         topics=topics if command.body.strip() else None,
-        full=whole or command.ext.get("full") == "true",
+        full=whole or command.ext.get("full") in ("1", "true"),
         heartbeat_s=min(millis / 1000, HEARTBEAT_MAX_S) if millis is not None and millis > 0 else HEARTBEAT_LIMIT_S,
         acting_master=header.enable_acting_master,
         zone=checked(zone, "__ZONE_NAME") if (zone := command.ext.get("__ZONE_NAME", "")) else "",
