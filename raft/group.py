@@ -10,7 +10,8 @@ there is no `await` in between, so nothing needs a lock.
     host ───► calls ─┘                      └─► waiters of barriers and transfers
 
 Life of a replica: *unformed* (no core; formation decides), or *amnesiac* (the hard state was lost beside a log: no core
-until every other voter has told its term, so that no forgotten vote can be given twice), then *running*. A broken
+until every other voter has told its term, so that no forgotten vote can be given twice), then *running*; *mending* (no
+core) whenever the log turns out to be damaged, at the start or later, and then running again with a new core. A broken
 invariant or a bug ends `run` with an exception: the group stops, the process and its other groups do not; whoever
 started it answers its waiters.
 """
@@ -118,8 +119,8 @@ class GroupHost(Protocol):
 
     def install_needed(self, need: InstallNeeded) -> None: ...
 
-    def damaged(self, error: StorageDamaged) -> None:
-        """A read found that the log is not what was written."""
+    def core_stopped(self) -> None:
+        """The log is damaged: there is no core until `RaftGroup.resume`; the host has it mended."""
         ...
 
 
@@ -149,6 +150,9 @@ class RaftGroup:
         self._transport: PeerTransport | None = None
         self._nursery: trio.Nursery | None = None
         self._writer = LogWriter(storage, hard, self._written)
+        self._writer_scope = trio.CancelScope()
+        self._mending = False
+        self._resume = False
         self._reported_seq = 0
         self._told_fault: StorageFault | None = None
         self._inbox: deque[Message] = deque()
@@ -301,7 +305,6 @@ class RaftGroup:
                     self._formation = Formation(self._introduction(), self.settings.peers)
                     self.waiting_for = "all peers (the group is not formed yet)"
                 transport.register(self.settings.group, self)
-                nursery.start_soon(self._writer.run)
                 nursery.start_soon(self._loop)
                 task_status.started()
         finally:
@@ -343,7 +346,13 @@ class RaftGroup:
             self.waiting_for = "all voters (the hard state is lost: votes given before must not be repeated)"
             log.error("hard state lost; waiting for every voter's term", extra={"group": self.settings.group})
             return
+        if self.storage.damage is not None:
+            self.waiting_for = "entries from its peers (the log is damaged)"
+            self._mending = True
+            self._host.core_stopped()
+            return
         config = self._node.config
+        self._start_writer()
         self.core = RaftCore(
             RaftConfig(
                 node_id=self.node_id,
@@ -365,16 +374,60 @@ class RaftGroup:
                 self.core.link_up(node, self._node.now_ms())
         self._wake.set()
 
+    def _start_writer(self) -> None:
+        assert self._nursery is not None, "writers write while the group runs"
+        self._writer = writer = LogWriter(self.storage, self._hard, self._written)
+        self._writer_scope = scope = trio.CancelScope()
+        self._reported_seq = 0
+        self._told_fault = None
+
+        async def run() -> None:
+            with scope:
+                await writer.run()
+
+        self._nursery.start_soon(run)
+
     async def _loop(self) -> None:
         while True:
             await self._wake.wait()
-            if self.core is not None:
+            if self.core is not None and self.storage.damage is not None:
+                await self._stop_core()
+            elif self.core is not None:
                 self._turn(self.core)
+            elif self._mending:
+                self._calls.clear()
+                if self._resume:
+                    self._mending = self._resume = False
+                    self._start_core()
             elif self._formation is not None:
                 await self._form(self._formation)
             else:
                 await self._remember()
             self._offer_forming()
+
+    async def _stop_core(self) -> None:
+        """The log is damaged: from here on this replica promises nothing, until it is mended."""
+        self.core = None
+        self.waiting_for = "entries from its peers (the log is damaged)"
+        self._writer_scope.cancel()
+        await self._writer.ended.wait()
+        self._inbox.clear()
+        self._calls.clear()
+        for feeder in self._feeders.values():
+            feeder.clear()
+        barriers, self._barriers = self._barriers, {}
+        for done in barriers.values():
+            done(None)
+        transfers, self._transfers = self._transfers, []
+        for end in transfers:
+            end(TransferEnd("", False, "the log is damaged"))
+        self._mending = True
+        self._host.core_stopped()
+
+    def resume(self) -> None:
+        """The log is whole again: start a new core on it."""
+        self._resume = True
+        self._wake.set()
 
     def tick(self) -> None:
         """The node's tick: one, however late it comes."""
@@ -464,10 +517,13 @@ class RaftGroup:
         feeder = self._feeders.get(request.to)
         if feeder is None:
             assert self._nursery is not None, "messages leave while the group runs"
-            feeder = Feeder(self.storage, self._pending, self._send_entries, self._host.damaged)
+            feeder = Feeder(self.storage, self._pending, self._send_entries, self._found_damage)
             self._feeders[request.to] = feeder
             self._nursery.start_soon(feeder.run)
         feeder.push(request)
+
+    def _found_damage(self, error: StorageDamaged) -> None:
+        self._wake.set()  # the loop looks at `storage.damage` first
 
     def _pending(self, first: int, last: int) -> Sequence[EntryLike]:
         return self.core.pending(first, last) if self.core is not None else ()
@@ -499,6 +555,16 @@ class RaftGroup:
         self._ids = addresses
         self._links = {node: transport.link(address) for address, node in addresses.items() if node != self.node_id}
         transport.set_peers(self.settings.group, list(addresses))
+
+    def send_bulk(self, node: NodeId, fields: Sequence[Any], body: Sequence[bytes]) -> bool:
+        """Send a driver message of the host behind everything urgent; False when there is no link."""
+        link = self._links.get(node)
+        return link is not None and link.send_bulk(self.settings.group, fields, body)
+
+    @property
+    def connected_members(self) -> tuple[NodeId, ...]:
+        """Members with a working link, sorted."""
+        return tuple(node for node in sorted(self._links) if self.connected(node))
 
     def hello(self) -> dict[str, Any]:
         return hello_fields(self.settings.cluster, self.settings.group, self._introduction())

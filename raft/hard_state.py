@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import cbor2
+import trio
 
 from raft.env import File, FileSystem
 
@@ -172,7 +173,7 @@ class HardStateFile:
     async def save(self, state: StoredState) -> None:
         """Make `state` durable. Raises OSError; after that the file refuses every further save.
 
-        Cancelled: the old or the new state is on the disk; nothing that follows from the new one may be sent.
+        Shielded from cancellation: it waits for the disk only.
         """
         if self._failed:
             raise HardStateDamaged("an earlier write of the hard state failed")
@@ -186,7 +187,8 @@ class HardStateFile:
         sequence = self._sequence + 1
         block = _encode(sequence, state)
         self._failed = True
-        await self._file.write(sequence % 2 * SLOT_BYTES, [block, block], sync=True)
+        with trio.CancelScope(shield=True):  # waits for the disk only; else memory and disk would part
+            await self._file.write(sequence % 2 * SLOT_BYTES, [block, block], sync=True)
         self._failed = False
         self._sequence = sequence
         self.state = state

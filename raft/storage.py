@@ -7,6 +7,7 @@ writing methods, never two at once; reads run beside them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from raft.core.types import EntryId, EntryLike, EntryMaker, LogView, Membership, Recovered
@@ -23,14 +24,18 @@ class StorageDamaged(Exception):
         self.index = index
 
 
-class DamagedRange(Protocol):
-    """A hole in the log that peers can fill: the bytes [position, end)."""
+@dataclass(frozen=True, slots=True)
+class DamagedRange:
+    """A hole in the log: the entries from `first_index` on are not what was written."""
 
-    @property
-    def position(self) -> int: ...
-
-    @property
-    def end(self) -> int: ...
+    first_index: int
+    prev: EntryId
+    """The good entry before the hole."""
+    next_index: int
+    """The first good entry behind it; 0 when none is known: then nobody can tell how much is missing."""
+    needs_install: bool
+    """More is gone than entries can mend."""
+    detail: str
 
 
 class LogStorage(LogView, Protocol):
@@ -71,12 +76,27 @@ class LogStorage(LogView, Protocol):
         """
         ...
 
+    @property
+    def damage(self) -> DamagedRange | None:
+        """What has to be mended before the log can be counted on."""
+        ...
+
+    async def mend(self, entries: Sequence[EntryLike]) -> None:
+        """Put verified entries in the place of damage; `damage` then says what is still missing.
+
+        Raises `raft.frames.CodecError` when they do not fit the hole, OSError.
+        """
+        ...
+
     def parse(self, body: memoryview) -> Sequence[EntryLike]:
         """Entries as they travel, each checked. Raises `raft.frames.CodecError`."""
         ...
 
     async def write(self, entries: Sequence[EntryLike]) -> None:
-        """Append and sync. Raises OSError: ENOSPC when nothing was written and the log stays usable, else final."""
+        """Append and sync. Raises OSError: ENOSPC when nothing was written and the log stays usable, else final.
+
+        StorageDamaged: the log turned out to be damaged; nothing more can be written until it is mended.
+        """
         ...
 
     async def truncate(self, to: EntryId) -> None:

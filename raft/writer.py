@@ -22,7 +22,7 @@ from raft.core.ready import AppendBatch
 from raft.core.types import EntryLike, StorageFault
 from raft.hard_state import HardStateDamaged, HardStateFile
 from raft.signals import Signal
-from raft.storage import LogStorage
+from raft.storage import LogStorage, StorageDamaged
 
 __all__ = ["WRITE_MAX_BYTES", "LogWriter"]
 
@@ -48,6 +48,8 @@ class LogWriter:
         self._queue: deque[AppendBatch] = deque()
         self._busy_since: float | None = None
         self._wake = Signal()
+        self.ended = trio.Event()
+        """Set when `run` is over: nothing of this writer reaches the disk any more."""
 
     @property
     def idle(self) -> bool:
@@ -63,17 +65,16 @@ class LogWriter:
         self._queue.extend(batches)
         self._wake.set()
 
-    def abandon(self) -> None:
-        """The core gave up what is queued; a write under way still ends on its own."""
-        self._queue.clear()
-
     async def run(self) -> None:
-        """Write until cancelled or until the disk failed for good."""
-        while True:
-            await self._wake.wait()
-            while self._queue:
-                if not await self._write_next():
-                    return
+        """Write until cancelled, or until the disk failed for good or the log is damaged."""
+        try:
+            while True:
+                await self._wake.wait()
+                while self._queue:
+                    if not await self._write_next():
+                        return
+        finally:
+            self.ended.set()
 
     def _next(self) -> tuple[AppendBatch, list[EntryLike], int]:
         """The first batch, all entries that go with it in one write, and the sequence number that is then done."""
@@ -118,6 +119,11 @@ class LogWriter:
             self.reason = str(error)
             self._queue.clear()
             log.error("the log cannot be written any more", extra={"error": str(error)})
+            return False
+        except StorageDamaged as error:
+            # Not the disk's refusal: the group stops this core and mends the log first.
+            self.reason = str(error)
+            self._queue.clear()
             return False
         else:
             self.done_seq = seq

@@ -10,13 +10,16 @@ What is added here is what a broker needs around consensus:
 - **Room**: admission pauses while too much is uncommitted or undispatched, so that what a new leader has to scan
   stays small.
 - **Barrier**: all callers that arrive before the question leaves share one round of beats.
-- **Failure domain**: a broken invariant or a bug stops this group only. Its waiters hear UNKNOWN, `status` says why,
-  committed data stays readable; the process and its other groups go on.
+- **Failure domain**: a broken invariant, a bug, or a disk that failed for good ends `run` of this group only, with
+  GroupFailed. Its waiters hear UNKNOWN; whoever runs it opens the store anew, with verification.
+- **Damage** found in the log stops the core (no votes, no acknowledgements), not the replica: the missing entries are
+  fetched from peers, then a new core starts.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -48,7 +51,6 @@ from broker.replication.store_view import ReplicatedStore
 from broker.replication.tail import LogTail
 from broker.replication.tickets import TicketTable
 from broker.store.entry import EntryId
-from raft.codec import DRIVER_CODES
 from raft.core import RaftCore
 from raft.core.errors import NotLeader as CoreNotLeader
 from raft.core.errors import Refused
@@ -59,10 +61,12 @@ from raft.core.types import Role as CoreRole
 from raft.group import GroupSettings, RaftGroup
 from raft.hard_state import HardStateFile
 from raft.node import RaftNode
+from raft.repair import ASK, TOLD, RepairDesk, Repairer
 from raft.storage import StorageDamaged
 
 if TYPE_CHECKING:
     from broker.replication.base import EntrySource
+    from broker.store.commit_log import LogFault
     from broker.store.fs import FileSystem
 
 __all__ = ["GroupConfig", "Peer", "RaftReplicator"]
@@ -74,6 +78,8 @@ UNCOMMITTED_MAX_BYTES = 16 << 20
 UNDISPATCHED_MAX_BYTES = 8 << 20
 TICKET_DEADLINE_S = 3.0
 SWEEP_S = 0.05
+IMPAIRED_S = 5.0
+"""How long a replica whose disk failed goes on serving before its store is opened anew."""
 
 _ROLES = {
     CoreRole.FOLLOWER: Role.FOLLOWER,
@@ -185,6 +191,9 @@ class RaftReplicator:
         self._round: _Round | None = None
         self._next_sweep = 0.0
         self._moved = trio.Event()
+        self._desk: RepairDesk | None = None
+        self._repairer: Repairer | None = None
+        self._failed_since = math.inf
         source.attach(self)
 
     # what others see
@@ -273,6 +282,8 @@ class RaftReplicator:
         if group is None or group.core is None:
             waiting = group.waiting_for if group is not None else "start"
             health = Health.SUSPECT if self._log.formed else Health.UNFORMED
+            if self._log.fault is not None:
+                return Health.DAMAGED, self._log.fault.detail
             return health, f"waiting for {waiting}" if waiting else ""
         fault, reason = group.fault
         detail = reason
@@ -355,8 +366,8 @@ class RaftReplicator:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Take part until cancelled. `started()` when the peer listener is bound; ready comes as a role event.
 
-        Raises before `started` what keeps the replica from taking part (OSError, WrongStore). Afterwards a failure of
-        the group does not raise: see the module's docstring.
+        Raises before `started` what keeps the replica from taking part (OSError, WrongStore), afterwards GroupFailed:
+        the group is over in this process, its waiters have their answers, and the store has to be opened anew.
         """
         started = False
 
@@ -371,9 +382,9 @@ class RaftReplicator:
             if not started:
                 raise
             self._fail(error)
+            raise GroupFailed(self._failure) from error
         finally:
             self._stop(Verdict.UNKNOWN)
-        await trio.sleep_forever()
 
     async def _run(self, started: Any) -> None:  # Any: a plain callback
         config = self.config
@@ -396,13 +407,18 @@ class RaftReplicator:
                 listen_host=config.listen_host,
             )
             self._group = RaftGroup(self._node, settings, storage, hard, self, self._rng)
+            self._desk = RepairDesk(storage, lambda: self._commit, self._group.send_bulk)
+            self._repairer = Repairer(storage, self._peers_to_ask, self._group.send_bulk)
+            self._log.on_fault = self._log_fault
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                nursery.start_soon(self._desk.run)
                 await nursery.start(self._group.run)
                 nursery.start_soon(self.forwarder.run)
                 started()
         finally:
             self._nursery = None
+            self._log.on_fault = None
             with trio.CancelScope(shield=True):  # waits for the disk only
                 await hard.aclose()
 
@@ -506,9 +522,8 @@ class RaftReplicator:
             tail = LogTail(group, self._store, last.index)
             try:
                 await self._source.scan(term, tail)
-            except StorageDamaged as error:
-                self.damaged(error)
-                return
+            except StorageDamaged:
+                return  # the group's loop stops the core before anything else
             if self._superseded(term, scope):
                 return
             last = core.last
@@ -563,7 +578,7 @@ class RaftReplicator:
         self._allow_dispatch(core)
 
     def _allow_dispatch(self, core: RaftCore) -> None:
-        """Up to min(commit, durable) *as the core sees it*: the file may still show a tail that a queued cut removes."""
+        """Up to min(commit, durable) *as the core sees it*: the file may show a tail that a queued cut is to remove."""
         allowed = min(self._commit, core.durable)
         if self._store.dispatched < allowed:
             self._store.allow(allowed)
@@ -590,6 +605,7 @@ class RaftReplicator:
         if now < self._next_sweep:
             return
         self._next_sweep = now + SWEEP_S
+        self._watch_disk(now)
         if self._tickets:
             replies = Replies()
             self._tickets.expire(now, Outcome(Verdict.UNKNOWN, self._hint), replies)
@@ -598,6 +614,15 @@ class RaftReplicator:
         if self._admitting:
             self.forwarder.leader_changed()  # what was parked while a transfer was tried
         self._note_moved()
+
+    def _watch_disk(self, now: float) -> None:
+        """A disk that failed is final for the open log; for a while this replica still serves what is committed."""
+        fault, reason = self._check_alive().fault
+        if fault is not StorageFault.FAILED:
+            return
+        self._failed_since = min(self._failed_since, now)
+        if now - self._failed_since > IMPAIRED_S:
+            raise GroupFailed(f"disk error: {reason}")
 
     def _note_moved(self) -> None:
         if self._moved.statistics().tasks_waiting:
@@ -627,11 +652,44 @@ class RaftReplicator:
 
     # damage and installation (GroupHost)
 
+    def _log_fault(self, fault: LogFault) -> None:
+        """The log found damage, or failed: whoever read or wrote it, the loop has to know."""
+        if self._group is not None:
+            self._group.wake()
+
+    def core_stopped(self) -> None:
+        self._end_leading()
+        self._hint = NO_LEADER
+        if self._round is not None:
+            self._round.done(None)
+            self._round = None
+        self._publish(CoreRole.FOLLOWER, self._board.present.term)
+        assert self._nursery is not None, "a core stops while the group runs"
+        self._nursery.start_soon(self._mend)
+
+    async def _mend(self) -> None:
+        group, repairer = self._check_alive(), self._repairer
+        assert repairer is not None, "made before the group runs"
+        log.warning("log damaged; asking peers", extra={"group": self.config.group, "node": self.node_id})
+        if await repairer.run():
+            group.resume()
+        else:
+            log.error(
+                "the log cannot be mended entry by entry; waiting for an installation",
+                extra={"group": self.config.group, "node": self.node_id},
+            )
+
+    def _peers_to_ask(self) -> Sequence[str]:
+        return self._check_alive().connected_members
+
     def driver_message(self, node: str, fields: Sequence[Any], body: memoryview) -> None:
-        log.debug("unexpected driver message", extra={"code": fields[0], "first": DRIVER_CODES})
+        code = fields[0]
+        if code == ASK and self._desk is not None:
+            self._desk.ask(node, fields)
+        elif code == TOLD and self._repairer is not None:
+            self._repairer.told(fields, body)
+        else:
+            log.debug("unknown driver message", extra={"code": code, "peer": node})
 
     def install_needed(self, need: InstallNeeded) -> None:
         log.warning("a member needs entries that are gone here", extra={"peer": need.peer, "next": need.next})
-
-    def damaged(self, error: StorageDamaged) -> None:
-        log.error("the log is damaged", extra={"group": self.config.group, "detail": str(error)})

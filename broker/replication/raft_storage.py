@@ -27,13 +27,13 @@ from broker.replication.membership import (
 )
 from broker.store.commit_log import CommitLog
 from broker.store.entry import Entry, EntryId, EntryKind, parse_entries
-from broker.store.errors import EntryDamaged, LogUnusable
+from broker.store.errors import EntryDamaged, LogMismatch, LogUnusable
 from broker.store.fs import FileSystem, read_whole, write_whole
 from raft.core.types import EntryId as CoreEntryId
 from raft.core.types import EntryIdLike, EntryLike, HardState, Health, Membership, Recovered
 from raft.frames import CodecError
 from raft.hard_state import StoredState
-from raft.storage import StorageDamaged
+from raft.storage import DamagedRange, StorageDamaged
 
 __all__ = ["GroupEntryMaker", "RaftStorage", "open_raft_storage"]
 
@@ -229,13 +229,44 @@ class RaftStorage:
         try:
             await self._log.append(mine, sync=self._sync)
         except LogUnusable as error:
-            raise OSError(errno.EIO, str(error)) from error
+            raise self._unusable(error) from error
 
     async def truncate(self, to: CoreEntryId) -> None:
         try:
             await self._log.truncate_after(to.index)
         except LogUnusable as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: LogUnusable) -> Exception:
+        damage = self.damage
+        if damage is not None:
+            return StorageDamaged(damage.detail, damage.first_index)
+        return OSError(errno.EIO, str(error))
+
+    @property
+    def damage(self) -> DamagedRange | None:
+        fault = self._log.fault
+        damage = fault.damage if fault is not None else None
+        if damage is None:
+            return None
+        prev = damage.prev
+        return DamagedRange(
+            first_index=damage.first_index,
+            prev=CoreEntryId(prev.index, prev.term, prev.crc, prev.end),
+            next_index=damage.next_index,
+            needs_install=damage.needs_install,
+            detail=damage.detail,
+        )
+
+    async def mend(self, entries: Sequence[EntryLike]) -> None:
+        try:
+            await self._log.repair(cast("Sequence[Entry]", entries))
+        except LogMismatch as error:
+            raise CodecError(f"entries from a peer do not mend the log: {error}") from error
+        except LogUnusable as error:
             raise OSError(errno.EIO, str(error)) from error
+        if self._log.fault is None:
+            await self.load_notes()
 
     def cached(self, first: int, last: int) -> Sequence[EntryLike] | None:
         found: list[Entry] = []

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from broker.replication.base import ReplyTo
+from broker.replication.base import GroupFailed, ReplyTo
 from broker.replication.raft_group import GroupConfig, Peer, RaftReplicator
 from broker.store.fs_memory import MemoryFileSystem
 from raft.node import NodeConfig, RaftNode
@@ -95,7 +95,11 @@ class Machine:
                 random.Random(f"{cluster.seed}/{self.name}/{self.lives}/{group}"),
             )
             self.replicas[group] = Replica(store, source, replicator)
-            await replicator.run(task_status=task_status)
+            try:
+                await replicator.run(task_status=task_status)
+            except GroupFailed:
+                replicator.failed.set()
+                await trio.sleep_forever()
 
     async def kill(self, *, keep: float | None = 1.0) -> None:
         """kill -9 (`keep=1.0`: the page cache survives) or a power cut (0.0, None)."""
