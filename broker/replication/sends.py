@@ -3,6 +3,9 @@
 In one step, with nothing awaited, a send is judged (stored once, topic, queue), gets its queue offset and position from
 the leader view, is packed, and its success answer is made. A message costs no task, no future, no event.
 
+Cost (`python -m bench.intake_put`; CPython 3.11, one of two cores): 4.3 to 5.1 µs for one message, answer included, 1.1
+to 2.6 µs for an element of a batch.
+
 The order of judging: producer sequence, or unique id; topic (created by the same entry where that is allowed); queue;
 size. A refusal leaves nothing behind. The plain case, one new message, has a path of its own (`_put_new`); everything
 else goes through `_put_all`.
