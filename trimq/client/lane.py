@@ -57,6 +57,7 @@ class Slot:
     __slots__ = (
         "again",
         "alone",
+        "bounded",
         "bundle",
         "deadline",
         "event",
@@ -91,6 +92,8 @@ class Slot:
         """It travels in a request of its own."""
         self.deadline = deadline
         """When the producer gives it up, on the event loop's clock."""
+        self.bounded = False
+        """The deadline is the caller's own."""
         self.size = message.size
         self.bundle: tuple[Slot, ...] | None = None
         """The slots of one explicit batch: they stay together, all or none."""

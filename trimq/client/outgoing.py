@@ -48,7 +48,9 @@ class Outgoing:
         self.properties = properties
         self.sys_flag = sys_flag
         self.size = len(body) + len(properties) + ELEMENT_OVERHEAD
-        self.batchable = not sys_flag and self.size <= BATCHABLE_BYTES_MAX and "\x02DELAY\x01" not in properties
+        self.batchable = (
+            not sys_flag and self.size <= BATCHABLE_BYTES_MAX and message.delay is None and message.at is None
+        )
 
 
 def prepare(message: Message, compress_over: int) -> Outgoing:

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from math import inf
 
 import anyio
 import anyio.abc
@@ -26,7 +25,7 @@ from trimq.client.lane_driver import LaneDriver, forget_queue
 from trimq.client.model import Message, Queue, Receipt
 from trimq.client.outgoing import DEFAULT_TOPIC_QUEUES, prepare, send_fields
 from trimq.client.route import Route, interleave, pick_by_key
-from trimq.client.timing import Backoff, deadline_for
+from trimq.client.timing import Backoff, bounded_deadline, deadline_for
 from trimq.errors import BadRequest, NoRoute, NotStored, SendUnknown, TrimqError
 from trimq.message.names import check_group, check_topic
 from trimq.wire.codes import RequestCode
@@ -156,12 +155,13 @@ class Producer:
         sent_to = next((message._sent_to for message in messages if message._sent_to is not None), None)
         target = sent_to or queue or self._choose(head, spread)
         pinned = sent_to is not None or queue is not None or head.order_key is not None
-        deadline = deadline_for(self._instance.default_timeout)
+        deadline, bounded = bounded_deadline(self._instance.default_timeout)
         again = sent_to is not None
         slots = [Slot(each, target, self._sink, pinned=pinned, again=again, deadline=deadline) for each in outgoing]
         bundle = tuple(slots)
         for slot in slots:
             slot.bundle = bundle
+            slot.bounded = bounded
             self._put(slot)
         await self._wait_for(slots[0])
         return [_receipt(slot) for slot in slots]
@@ -212,21 +212,27 @@ class Producer:
 
     # A message's way in
 
-    async def _admit(self, message: Message, queue: Queue | None) -> Slot:
+    async def _admit(self, message: Message, queue: Queue | None, stream: SendStream | None = None) -> Slot:
         self._check_open()
         outgoing = prepare(message, self._compress_over)
         spread = self._spreads.get(message.topic) or await self._spread(message.topic)
         if self._in_hand >= self._max_in_flight or self._bytes_in_hand >= BYTES_IN_HAND_MAX:
             await self._wait_for_room()
         target = message._sent_to or queue
+        deadline, bounded = bounded_deadline(self._instance.default_timeout)
         slot = Slot(
             outgoing,
             target or self._choose(message, spread),
             self._sink,
             pinned=target is not None or message.order_key is not None,
             again=message._sent_to is not None,
-            deadline=deadline_for(self._instance.default_timeout),
+            deadline=deadline,
         )
+        if stream is not None:
+            # The caller waits for the place in the queue only; delivery has the client's own time.
+            slot.stream = stream
+            slot.deadline = anyio.current_time() + self._instance.default_timeout
+        slot.bounded = bounded
         self._put(slot)
         return slot
 
@@ -280,7 +286,7 @@ class Producer:
         try:
             if slot.outcome is not None:
                 await anyio.lowlevel.checkpoint()
-            elif anyio.current_effective_deadline() == inf:
+            elif not slot.bounded:
                 await event.wait()  # the sweep watches the default deadline: no timer per message
             else:
                 with anyio.CancelScope(deadline=slot.deadline):
@@ -441,8 +447,7 @@ class SendStream:
 
     async def send(self, message: Message, /, *, queue: Queue | None = None) -> None:
         """Queue one message; waits only while the producer has its `max_in_flight` in hand."""
-        slot = await self._producer._admit(message, queue)
-        slot.stream = self
+        slot = await self._producer._admit(message, queue, self)
         if slot.outcome is None:
             self._pending[slot] = None
         else:

@@ -12,7 +12,7 @@ from math import inf
 
 import anyio
 
-__all__ = ["Backoff", "deadline_for"]
+__all__ = ["Backoff", "bounded_deadline", "deadline_for"]
 
 MARGIN_S = 0.02
 """How much earlier than the caller's scope a call ends by itself; at most a tenth of what is left."""
@@ -20,12 +20,17 @@ MARGIN_S = 0.02
 
 def deadline_for(default_timeout: float) -> float:
     """The point on the event loop's clock at which a call that begins now has to end."""
+    return bounded_deadline(default_timeout)[0]
+
+
+def bounded_deadline(default_timeout: float) -> tuple[float, bool]:
+    """The same, and whether it is the caller's (then his cancel scope ends the call if we do not)."""
     now = anyio.current_time()
     theirs = anyio.current_effective_deadline()
     if theirs == inf:
-        return now + default_timeout
+        return now + default_timeout, False
     left = theirs - now
-    return theirs - min(MARGIN_S, max(left, 0.0) / 10)
+    return theirs - min(MARGIN_S, max(left, 0.0) / 10), True
 
 
 class Backoff:
