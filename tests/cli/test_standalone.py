@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-READY = re.compile(r"ready in ([\d.]+) s: name server ([\d.]+:\d+), broker ([\d.]+:\d+)")
+READY = re.compile(r"ready: name server ([\d.]+:\d+), broker ([\d.]+:\d+)")
 
 
 def environment(tmp_path: Path) -> dict[str, str]:
@@ -43,7 +43,7 @@ def standalone(tmp_path: Path, *arguments: str) -> Iterator[str]:
             if not found:
                 process.kill()
             assert found, process.communicate()[1]
-            yield found[2]
+            yield found[1]
             process.send_signal(signal.SIGINT)
             _, errors = process.communicate(timeout=20)
             assert process.returncode == 0, errors

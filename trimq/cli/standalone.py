@@ -70,7 +70,6 @@ async def _run(directory: Path, port: int, broker_port: int, bind: str) -> None:
     network = TrioNetwork()
     seed = f"{random.SystemRandom().getrandbits(128):032x}"
     env = Env(clock=SystemClock(), network=network, open_fs=open_file_system, seed=seed, pid=os.getpid())
-    began = trio.current_time()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as outer:
             namesrv = NamesrvConfig(listen_port=port, bind_address=bind)
@@ -98,14 +97,23 @@ async def _run(directory: Path, port: int, broker_port: int, bind: str) -> None:
                 inner.start_soon(stop_on_signal)
                 async with open_broker([config], env) as broker:
                     await broker.wait_ready()
-                    took = trio.current_time() - began
-                    _quiet_collector()
                     address = broker.replicas[0].address
-                    click.echo(
-                        f"ready in {took:.2f} s: name server {bind}:{bound}, broker {address}, data in {directory}"
-                    )
+                    await _listed(f"{bind}:{bound}", address)
+                    _quiet_collector()
+                    click.echo(f"ready: name server {bind}:{bound}, broker {address}, data in {directory}")
                     await trio.sleep_forever()
             outer.cancel_scope.cancel()
+
+
+async def _listed(namesrv: str, broker: str) -> None:
+    """Ready means that clients find the broker: wait until the name server shows it as the leader."""
+    import trio
+
+    from trimq.cli.admin.session import leader_of, open_session
+
+    async with open_session(namesrv) as session:
+        while broker not in map(leader_of, (await session.cluster()).brokerAddrTable.values()):  # noqa: ASYNC110  (remote)
+            await trio.sleep(0.005)
 
 
 def _quiet_collector() -> None:
