@@ -50,7 +50,8 @@ from broker.service.schedule import ScheduleService
 from broker.service.status_page import Page, StatusPage, json_page
 from broker.service.system_topics import create_system_topics
 from broker.service.terms import Terms
-from broker.store.message_store import MessageStore, open_message_store
+from broker.store.message_store import MessageStore, StoreConfig, open_message_store
+from broker.store.retention import RetentionConfig
 from trimq.message.ids import IdSource, host_bytes
 from trimq.remoting.client import open_remoting_client
 from trimq.remoting.server import Connection, Limits, RemotingServer
@@ -210,6 +211,18 @@ async def _leave(replica: Replica, registration: Registration, server: RemotingS
     await server.drain()
 
 
+def store_config(config: BrokerConfig) -> StoreConfig:
+    """The store's part of the configuration."""
+    return StoreConfig(
+        retention=RetentionConfig(
+            reserved_ms=config.reserved_hours * 3_600_000,
+            delete_hours=frozenset(config.delete_when),
+            disk_share_max=config.disk_used_ratio / 100,
+            disk_share_force=config.disk_clean_ratio / 100 if config.clean_forcibly else 1.0,
+        )
+    )
+
+
 def _intake(config: BrokerConfig, env: Env, state: GroupState, store: MessageStore, address: str) -> Intake:
     node = f"{config.broker_name}/{config.node_id}"
     ids = IdSource(env.rng(node, "ids"), env.clock)
@@ -339,6 +352,7 @@ class _Wiring:
         leaderless = Leaderless(state, intake, replicator, forwarder)
         dispatcher = Dispatcher(replicator, forwarder, make_routes(processors, lanes), leaderless)
         state.on_touched += [polling.touched, schedule.touched]
+        state.on_topic_removed.append(store.queues.drop_topic)
         front.on_close += [processors.clients.closed, holds.closed]
         if forwarder is not None:
             front.on_close.append(forwarder.closed)

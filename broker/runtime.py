@@ -212,6 +212,8 @@ class _Supervisor:
                 # The failure domain of one group ends here, whatever broke in it.
                 failure = _cause(error)
             self._broker.left(self._number, str(failure))
+            if not isinstance(failure, OSError | StoreError | GroupFailed | NewerVersion):
+                log.error("a replica failed by our own mistake", exc_info=failure)
             if not self._started:
                 raise StartError(explain(failure, self._config)) from failure
             if isinstance(failure, NewerVersion | StoreRefused):

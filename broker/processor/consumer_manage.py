@@ -18,6 +18,7 @@ from broker.replication.base import Replicator
 from broker.replication.intake import Intake
 from broker.service.leases import Leases
 from broker.service.members import Members
+from broker.store.errors import StoreError
 from trimq.wire.body.consumer_list import ConsumerIdList
 from trimq.wire.body.lock import MQ, LockRequest, LockResponse
 from trimq.wire.codes import ResponseCode
@@ -84,18 +85,23 @@ class ConsumerProcessor:
             offset = self._state.offsets.get(group.gid, key_of(topic.tid, header.queue_id))
             if offset is not None:
                 return request.success(OffsetResponse(offset=offset).to_ext())
-        if topic is not None and header.set_zero_if_not_found and self._young(topic, header.queue_id):
+        if topic is not None and header.set_zero_if_not_found and await self._young(topic, header.queue_id):
             return request.success(OffsetResponse(offset=0).to_ext())
         raise Refused(ResponseCode.QUERY_NOT_FOUND, "Not found, V3_0_6_SNAPSHOT maybe this group consumer boot first")
 
-    def _young(self, topic: TopicInfo, queue: int) -> bool:
+    async def _young(self, topic: TopicInfo, queue: int) -> bool:
+        """Does the queue still begin at 0, not far behind the log's end?"""
         key = key_of(topic.tid, queue)
         queues = self._store.queues
         if queues.first_offset(key) > 0:
             return False
         if queues.next_offset(key) == 0:
             return True
-        return self._replicator.visible() - self._store.position_of(key, 0) <= HOT_BYTES
+        try:
+            words = await queues.units(key, 0, 1)
+        except (LookupError, StoreError, OSError):
+            return False
+        return self._replicator.visible() - words[0] <= HOT_BYTES
 
     async def max_offset(self, request: Request) -> bytes:
         """Code 30: the queue's exclusive end."""

@@ -42,6 +42,8 @@ __all__ = ["PullProcessor"]
 
 HOLD_MAX_S = 30.0
 """No pull is held longer, whatever the client asks: its own timeout is 30 s."""
+IN_FLIGHT_S = 0.2
+"""How long a pull that does not wait may wait for a message that is being stored."""
 OURS_COUNT_MAX = 1024
 OURS_BYTES_MAX = 1 << 20
 """For clients that said HELLO: one answer may be larger than RocketMQ's 32 messages, 256 KiB."""
@@ -88,7 +90,10 @@ class PullProcessor:
         """Answer, read from disk, or hold. Raises `Refused` for what cannot be pulled at all."""
         header = request.header
         self._check_group(header)
-        topic = self._state.topics.get(header.topic.encode())
+        name = header.topic.encode()
+        topic = self._state.topics.get(name)
+        if topic is None and self._replicator.admitting:
+            topic = self._intake.view.topic(name)  # on its way: its first message was acknowledged a moment ago
         if topic is None:
             raise Refused(
                 ResponseCode.TOPIC_NOT_EXIST,
@@ -258,13 +263,18 @@ class PullProcessor:
         """Nothing at this offset: decide by where it lies and by what this replica is."""
         offset, moved = pull.scanned, pull.scanned != pull.offset
         ready = self._replicator.is_ready
-        if ready and not moved and (offset > end or offset < low):
+        # Acknowledged messages are readable a moment later: offsets up to the leader view's end are no mistake.
+        if ready and not moved and (offset < low or offset > self._intake.view.next_offset(pull.key)):
             self._respond(pull, ResponseCode.PULL_OFFSET_MOVED, end if offset > end else low, remark="OFFSET_MOVED")
             return
         if not ready and offset < low and not self._leads():
             # Our log may begin later than the leader's: let the client ask there.
             self._respond(pull, ResponseCode.PULL_RETRY_IMMEDIATELY, offset, remark="ask the leader (broker id 0)")
             return
+        if not may_hold and ready and pull.deadline == 0 and self._intake.view.next_offset(pull.key) > offset:
+            # Something is on its way to this very offset, perhaps acknowledged already: that is worth a moment.
+            pull.deadline = trio.current_time() + IN_FLIGHT_S
+            may_hold = True
         if may_hold:
             if self._hold(pull):
                 return

@@ -166,6 +166,9 @@ class Dispatcher:
             return
         try:
             answer = route.hot(typed, reply)
+        except ProtocolError as error:
+            self._bad_header(frame, reply, error)
+            return
         except Refused as refusal:
             answer = self._refused_frame(typed.opaque, typed.serialize, refusal)
         except NotLeader as error:
