@@ -1,0 +1,177 @@
+"""From the log to everything that is a function of it: tables, ConsumeQueues, keys.
+
+One task, in log order, the same code on every replica and under every strategy. An entry is fed once it is committed
+*and* in this replica's own log (on its disk, where the strategy flushes), so only the CommitLog is ever read. Per
+entry: the control payload first, then the records, then `entry_applied`; no await falls in between, so whoever looks
+sees an entry whole or not at all.
+
+Feeding an entry again is harmless: queue units are addressed by their offset, and equal ones are skipped. The
+opposite, an offset that holds something else, is `StoreBroken`: the replica group stops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Final, Protocol
+
+import trio
+
+from trimq.message.properties import get as get_property
+from trimq.message.record import RecordHead, iter_records
+from trimq.message.tags import tags_code
+
+from .commit_log import CommitLog
+from .entry import CONTROL, Entry, EntryKind
+from .errors import StoreBroken
+from .key_index import KeyIndex
+from .queue_index import QueueIndex
+
+__all__ = ["Dispatcher", "StateMachine"]
+
+READ_BYTES: Final = 1024 * 1024
+SLICE_BYTES: Final = 256 * 1024
+"""After so much the loop gets its turn."""
+
+_code_of = lru_cache(maxsize=65_536)(tags_code)
+
+
+class StateMachine(Protocol):
+    """The tables that are functions of the log. Called by the dispatcher only, in log order."""
+
+    def apply_control(self, entry: Entry, payload: bytes) -> None:
+        """Apply the control payload of an entry."""
+        ...
+
+    def topic_id(self, topic: bytes) -> int:
+        """The id of a topic. Raises `KeyError`: the log is broken."""
+        ...
+
+    def apply_records(self, entry: Entry, heads: Sequence[RecordHead]) -> None:
+        """Called once per messages entry, before `entry_applied`."""
+        ...
+
+    def entry_applied(self, entry: Entry, touched: Mapping[int, int]) -> None:
+        """Everything of the entry can be seen now. `touched`: queue key to its new next offset."""
+        ...
+
+    def snapshot(self) -> Callable[[], bytes]:
+        """A flat copy now; the returned function encodes it, perhaps in a thread."""
+        ...
+
+    def restore(self, data: bytes) -> None:
+        """Become what `snapshot` saw."""
+        ...
+
+
+class Dispatcher:
+    """Feeds entries up to what is allowed and in the log. `run` is its task."""
+
+    def __init__(self, log: CommitLog, queues: QueueIndex, keys: KeyIndex, machine: StateMachine) -> None:
+        self._log = log
+        self._queues = queues
+        self._keys = keys
+        self._machine = machine
+        self._allowed = 0
+        self._wake = trio.Event()
+        self._moved = trio.Event()
+        self.index = 0
+        """Newest entry that was fed."""
+        self.end = 0
+        """Position behind it."""
+        self.failure: Exception | None = None
+
+    def start_at(self, index: int, end: int) -> None:
+        """Everything up to here has been restored."""
+        self.index, self.end = index, end
+
+    def allow(self, index: int) -> None:
+        """Entries up to `index` are committed. Also the wake-up after a write, which bounds it too."""
+        if index > self._allowed:
+            self._allowed = index
+        if self.index < self._allowed and self.index < self._log.last.index:
+            self._wake.set()
+
+    async def wait(self, index: int) -> None:
+        """Return when entry `index` has been fed. Raises the failure that ended dispatch."""
+        while self.index < index:
+            if self.failure is not None:
+                raise StoreBroken(f"dispatch has stopped: {self.failure}") from self.failure
+            await self._moved.wait()
+
+    async def run(self) -> None:
+        """Feed until cancelled. Raises `StoreBroken`, `EntryDamaged`, the machine's own errors, `OSError`."""
+        log = self._log
+        try:
+            while True:
+                limit = min(self._allowed, log.last.index)
+                if self.index >= limit:
+                    self._wake = trio.Event()
+                    await self._wake.wait()
+                    continue
+                await self._feed_to(limit)
+        except Exception as error:
+            self.failure = error
+            raise
+        finally:
+            self._tell()
+
+    async def _feed_to(self, limit: int) -> None:
+        log, fed = self._log, 0
+        while self.index < limit:
+            entries = log.cached(self.index + 1, READ_BYTES)
+            if entries is None:
+                entries = await log.read(self.index + 1, READ_BYTES)
+            for entry in entries:
+                if entry.index > limit:
+                    break
+                self.feed(entry)
+                fed += len(entry.data)
+                if fed > SLICE_BYTES:
+                    fed = 0
+                    self._tell()
+                    await trio.lowlevel.checkpoint()
+        self._tell()
+
+    def _tell(self) -> None:
+        moved, self._moved = self._moved, trio.Event()
+        moved.set()
+
+    def feed(self, entry: Entry) -> None:
+        """Feed one entry, the next in order."""
+        assert entry.index == self.index + 1, f"entry {entry.index} after {self.index}"
+        machine = self._machine
+        if entry.flags & CONTROL:
+            machine.apply_control(entry, entry.control)
+        touched: dict[int, int] = {}
+        if entry.kind == EntryKind.MESSAGES:
+            heads = list(iter_records(entry.records))
+            self._enter(heads, touched)
+            machine.apply_records(entry, heads)
+        self.index, self.end = entry.index, entry.end
+        machine.entry_applied(entry, touched)
+
+    def _enter(self, heads: Sequence[RecordHead], touched: dict[int, int]) -> None:
+        append, put, topic_id = self._queues.append, self._keys.put, self._machine.topic_id
+        topic, tid = b"", 0
+        for head in heads:
+            if head.topic != topic:
+                topic = head.topic
+                try:
+                    tid = topic_id(topic)
+                except KeyError:
+                    raise StoreBroken(
+                        f"record at {head.position} is of a topic that nobody created: {topic!r}"
+                    ) from None
+            properties = head.properties
+            tag = get_property(properties, b"TAGS")
+            key = tid << 16 | head.queue_id
+            touched[key] = append(key, head.queue_offset, head.position, head.size, _code_of(bytes(tag)) if tag else 0)
+            uniq = get_property(properties, b"UNIQ_KEY")
+            if uniq:
+                put(tid, uniq, head.store_ms, head.position)
+            words = get_property(properties, b"KEYS")
+            if words:
+                for word in bytes(words).split(b" "):
+                    if word:
+                        put(tid, word, head.store_ms, head.position)
