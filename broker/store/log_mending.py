@@ -191,6 +191,11 @@ class MendingLog(LogReader):
             finally:
                 await file.aclose()
 
+    def declare_lost(self, detail: str) -> None:
+        """What belongs to this log is gone and no entry can mend it (the state before its first entry): install."""
+        damage = Damage(self.first_index, self.first_position, self.base, needs_install=True, detail=detail)
+        self._set_fault(LogFault("damaged", detail, damage))
+
     async def clear_suspect(self) -> None:
         """The replica has caught up with a leader elected without it: what was cut off has been made good."""
         await self.marks.put(suspect=False)

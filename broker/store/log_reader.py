@@ -65,6 +65,10 @@ class LogReader(LogIndex):
             return found
         return await self._read_disk(index, max_bytes)
 
+    async def check(self, index: int, max_bytes: int) -> list[Entry]:
+        """As `read`, but always from the disk."""
+        return await self._read_disk(index, max_bytes)
+
     async def load(self, index: int) -> Entry:
         """One entry, from memory or with some read-ahead from the disk. Raises like `read`."""
         entry = self._recent.get(index) or self._cold.get(index)
