@@ -26,7 +26,9 @@ class Election(Following):
 
     @property
     def _may_campaign(self) -> bool:
-        return self._is_voter and self.health == Health.OK and not self._campaign_held
+        """Healthy, and a voter, also while its own removal is not committed (its vote does not count then)."""
+        needed = self.memberships.is_needed(self.id, self.commit)
+        return needed and self.health == Health.OK and not self._campaign_held
 
     def _tick_others(self) -> None:
         """Follower or candidate: has the timer run out?"""
@@ -163,5 +165,5 @@ class Election(Following):
         """The leader hands over to us: no pre-vote, and the others' stickiness does not count."""
         if order.term != self.term or self.leader not in (NOBODY, order.sender):
             return
-        if self.role in (Role.FOLLOWER, Role.PRE_CANDIDATE) and self._may_campaign:
+        if self.role in (Role.FOLLOWER, Role.LEARNER, Role.PRE_CANDIDATE) and self._may_campaign:
             self._campaign(pre=False, by_transfer=True)

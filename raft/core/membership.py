@@ -39,6 +39,15 @@ class Memberships:
         """Index of its entry; 0 when there is none."""
         return self._latest[0] if self._latest is not None else 0
 
+    def is_needed(self, node: str, commit: int) -> bool:
+        """Whether a node's candidacy may be needed: it votes by the membership in force, or by the one before while the
+        entry that removes it is not committed (it may be the only one that holds that entry; thesis 4.2.2)."""
+        if self._latest is None:
+            return False
+        if node in self._latest[1].voter_ids:
+            return True
+        return self._latest[0] > commit and self._before is not None and node in self._before[1].voter_ids
+
     def appended(self, index: int, membership: Membership) -> None:
         check_shape(membership)
         self._before = self._latest

@@ -41,6 +41,7 @@ class Progress:
         "match",
         "next",
         "paused",
+        "paused_round",
         "round",
         "state",
         "steady_from_ms",
@@ -58,7 +59,9 @@ class Progress:
         """(last index, bytes) of requests without an answer, oldest first."""
         self.in_flight_bytes = 0
         self.paused = False
-        """A probe is under way."""
+        """A probe is under way, ..."""
+        self.paused_round = 0
+        """... sent after this round of beats: an answer to a later one says that it went lost."""
         self.answered = True
         """An acknowledgement came since the last answer to a beat: the flow is alive."""
         self.heard_ms = now_ms
@@ -114,10 +117,11 @@ class Progress:
         self.denials = 0
         self.probe(next_index)
 
-    def sent(self, last: int, size: int) -> None:
-        """A request that ends in `last` is on its way."""
+    def sent(self, last: int, size: int, beat_round: int) -> None:
+        """A request that ends in `last` is on its way, sent after this round of beats."""
         if self.state == PeerState.PROBE:
             self.paused = True
+            self.paused_round = beat_round
             return
         self.in_flight.append((last, size))
         self.in_flight_bytes += size

@@ -63,7 +63,10 @@ class ReadGrant:
 
 @dataclass(frozen=True, slots=True)
 class InstallNeeded:
-    """A peer needs entries that this leader no longer has: segments must be shipped to it. Said once per occasion."""
+    """A peer needs entries that this leader no longer has: segments must be shipped to it.
+
+    Said when it is found out, and again with every answered beat while it lasts: whoever ships ignores what it is at.
+    """
 
     peer: NodeId
     next: int

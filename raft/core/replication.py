@@ -56,7 +56,7 @@ class Replication(CoreState):
         request = AppendRequest(self.term, self.id, peer.id, prev, end, self.commit, peer.incarnation)
         self._send(request)
         if not empty or peer.state == PeerState.PROBE:
-            peer.sent(end.index, end.end - prev.end)
+            peer.sent(end.index, end.end - prev.end, self._round)
         peer.check(self.log.last.index)
         return True
 
@@ -105,6 +105,7 @@ class Replication(CoreState):
         """
         peer.probe(peer.match + 1)
         peer.paused = True
+        peer.paused_round = self._round
         peer.denials += 1
         if peer.denials >= _DENIALS_MAX:
             peer.losses += 1
@@ -150,13 +151,14 @@ class Replication(CoreState):
         self._watch_steadiness(peer)
         self._watch_catch_up(peer)
         if peer.takes_entries:
-            self._reopen(peer)
+            self._reopen(peer, reply.round)
         return peer.counted > counted
 
-    def _reopen(self, peer: Progress) -> None:
+    def _reopen(self, peer: Progress, beat_round: int) -> None:
         """L10: a flow without an answer since the last beat gets an empty request, which tells where it stands."""
         if peer.state == PeerState.PROBE:
-            peer.paused = False
+            if beat_round > peer.paused_round:
+                peer.paused = False
         elif peer.state == PeerState.INSTALL:
             self._ask_where(peer)
             return
@@ -170,6 +172,7 @@ class Replication(CoreState):
         """An empty request at our end: the answer shows whether an install has connected the peer's log to ours."""
         last = self.log.last
         self._send(AppendRequest(self.term, self.id, peer.id, last, last, self.commit, peer.incarnation))
+        self._installs.append(InstallNeeded(peer.id, peer.next))
 
     # -- what others decide by -------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ finer control comes from `hold` (a replica's writes stay unfinished), `cut` (lin
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from raft.core import (
@@ -108,6 +108,9 @@ class Replica:
         self.turn()
         return entries
 
+    def has(self, role: Role) -> bool:
+        return self.core.role == role
+
     def barrier(self, token: int) -> None:
         self.cluster.checker.asked(self.id, token)
         self.core.barrier(token, self.now_ms)
@@ -128,7 +131,7 @@ class Cluster:
         nodes: str | Sequence[str] = "abc",
         *,
         seed: int = 1,
-        logs: dict[str, Sequence[EntryLike]] | None = None,
+        logs: Mapping[str, Sequence[EntryLike]] | None = None,
         hard: dict[str, HardState] | None = None,
         membership: Membership | None = None,
         config: RaftConfig | None = None,

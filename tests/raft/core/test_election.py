@@ -114,10 +114,10 @@ def test_a_candidate_that_meets_the_leader_of_its_own_term_follows_it() -> None:
     cluster = Cluster("abc")
     cluster["c"].core._campaign(pre=False)
     cluster["c"].turn()
-    assert cluster["c"].core.role == Role.CANDIDATE
+    assert cluster["c"].has(Role.CANDIDATE)
     cluster.lose()
     cluster["c"].step(Beat(1, "a", "c", 0, 1, 0))
-    assert cluster["c"].core.role == Role.FOLLOWER
+    assert cluster["c"].has(Role.FOLLOWER)
     assert cluster["c"].core.leader == "a"
     assert cluster["c"].core.vote == "c", "the vote of a term outlives the candidacy"
 
@@ -134,7 +134,7 @@ def test_a_message_of_a_higher_term_turns_every_role_into_a_follower_of_that_ter
         cluster.lose()
     replica.step(Beat(9, "c", "a", 0, 1, 0))
     cluster.settle()
-    assert replica.core.role == Role.FOLLOWER
+    assert replica.has(Role.FOLLOWER)
     assert (replica.core.term, replica.core.leader, replica.core.vote) == (9, "c", "")
     assert replica.disk.hard.term == 9
 
@@ -186,9 +186,9 @@ def test_a_grant_of_an_earlier_round_is_ignored() -> None:
     replica.turn()
     replica.finish()
     replica.step(VoteReply(2, "b", "a", first, False, True))
-    assert replica.core.role == Role.CANDIDATE
+    assert replica.has(Role.CANDIDATE)
     replica.step(VoteReply(2, "b", "a", replica.core._nonce, False, True))
-    assert replica.core.role == Role.LEADER
+    assert replica.has(Role.LEADER)
 
 
 def test_a_grant_does_not_reach_a_later_life_of_the_candidate() -> None:
@@ -205,7 +205,7 @@ def test_a_grant_does_not_reach_a_later_life_of_the_candidate() -> None:
     replica.finish()
     assert replica.core.term == 1, "the term was lost with the crash, so it is used again"
     replica.step(late)
-    assert replica.core.role == Role.CANDIDATE
+    assert replica.has(Role.CANDIDATE)
 
 
 def test_no_request_and_no_own_vote_counts_before_the_candidates_vote_is_durable() -> None:
@@ -217,7 +217,7 @@ def test_no_request_and_no_own_vote_counts_before_the_candidates_vote_is_durable
     assert not cluster.queue
     cluster.held.clear()
     cluster.settle()
-    assert replica.core.role == Role.LEADER
+    assert replica.has(Role.LEADER)
     requests = [m for m in cluster.trace if isinstance(m, VoteRequest) and not m.pre]
     assert len(requests) == 2
 
@@ -266,9 +266,9 @@ def test_a_group_of_one_leads_and_commits_only_after_its_own_sync() -> None:
     cluster.held.add("a")
     replica = cluster["a"]
     replica.tick(1000)
-    assert replica.core.role == Role.CANDIDATE, "its vote for itself is not durable yet"
+    assert replica.has(Role.CANDIDATE), "its vote for itself is not durable yet"
     replica.finish()
-    assert replica.core.role == Role.LEADER
+    assert replica.has(Role.LEADER)
     replica.propose("x")
     assert replica.core.commit == 0
     while replica.disk.queue:
