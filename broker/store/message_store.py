@@ -336,7 +336,7 @@ class MessageStore:
         try:
             await work()  # type: ignore[misc]  # any coroutine function, whatever it returns
         except (OSError, EntryDamaged, IndexDamaged) as error:
-            log.warning(phrase, extra={"error": repr(error)})
+            log.warning(phrase, extra={"error": repr(error)}, exc_info=True)
 
 
 @asynccontextmanager

@@ -57,12 +57,17 @@ class Drill:
             address = self.cluster.namesrv_address
             clients = [await stack.enter_async_context(trimq.connect(address)) for _ in range(CONSUMERS)]
             queues = await warm_up(clients[0], self.topic, self.cluster.groups, QUEUES_PER_GROUP)
+            senders = await self._open_senders(stack, clients[0], queues)
             stop = trio.Event()
             async with trio.open_nursery() as readers:
                 for client in clients:
                     await readers.start(run_consumer, client, self.topic, self.history)
                 async with trio.open_nursery() as load:
-                    await self._start_load(stack, clients[0], queues, load, stop)
+                    for sender in senders:
+                        load.start_soon(run_sender, sender, self.rate / PRODUCERS, stop)
+                    for prober in self.probers.values():
+                        load.start_soon(prober.run, stop)
+                    load.start_soon(watch_offsets, clients[0], queues, self.history, stop)
                     try:
                         for number in range(self.rounds):
                             await self._round(asker, number)
@@ -80,22 +85,19 @@ class Drill:
         verdict.failover_ms = percentiles(self.failovers_ms)
         return verdict
 
-    async def _start_load(
-        self, stack: AsyncExitStack, client: Client, queues: list[Queue], load: trio.Nursery, stop: trio.Event
-    ) -> None:
+    async def _open_senders(self, stack: AsyncExitStack, client: Client, queues: list[Queue]) -> list[Sender]:
+        """Producers of the load, and a prober per group; each has sent one message, so its route is known."""
+        senders: list[Sender] = []
         for number in range(PRODUCERS):
             producer = await stack.enter_async_context(client.producer(f"drill-{number}"))
-            sender = Sender(number, producer, queues[number:] + queues[:number], self.history)
-            await sender.send_one()
-            load.start_soon(run_sender, sender, self.rate / PRODUCERS, stop)
+            senders.append(Sender(number, producer, queues[number:] + queues[:number], self.history))
+            await senders[-1].send_one()
         for at, group in enumerate(self.cluster.groups):
             producer = await stack.enter_async_context(client.producer(f"drill-prober-{group}"))
             own = [queue for queue in queues if queue.group == group]
-            prober = Prober(Sender(_PROBER_NUMBER + at, producer, own, self.history))
-            await prober.sender.send_one()
-            self.probers[group] = prober
-            load.start_soon(prober.run, stop)
-        load.start_soon(watch_offsets, client, queues, self.history, stop)
+            self.probers[group] = Prober(Sender(_PROBER_NUMBER + at, producer, own, self.history))
+            await self.probers[group].sender.send_one()
+        return senders
 
     async def _round(self, asker: RemotingClient, number: int) -> None:
         group = self.cluster.groups[number % len(self.cluster.groups)]
