@@ -120,7 +120,11 @@ class GroupHost(Protocol):
     def install_needed(self, need: InstallNeeded) -> None: ...
 
     def core_stopped(self) -> None:
-        """The log is damaged: there is no core until `RaftGroup.resume`; the host has it mended."""
+        """The log is damaged, or held for an installation: no core until `RaftGroup.resume`."""
+        ...
+
+    def log_released(self) -> None:
+        """Nothing of the stopped core writes any more: the log may be mended."""
         ...
 
 
@@ -152,7 +156,9 @@ class RaftGroup:
         self._writer = LogWriter(storage, hard, self._written)
         self._writer_scope = trio.CancelScope()
         self._mending = False
+        self._held = False
         self._resume = False
+        self._stopped = trio.Event()
         self._reported_seq = 0
         self._told_fault: StorageFault | None = None
         self._inbox: deque[Message] = deque()
@@ -347,9 +353,9 @@ class RaftGroup:
             log.error("hard state lost; waiting for every voter's term", extra={"group": self.settings.group})
             return
         if self.storage.damage is not None:
-            self.waiting_for = "entries from its peers (the log is damaged)"
+            self.waiting_for = "entries from its peers (damaged log)"
             self._mending = True
-            self._host.core_stopped()
+            self._host.log_released()
             return
         config = self._node.config
         self._start_writer()
@@ -390,7 +396,7 @@ class RaftGroup:
     async def _loop(self) -> None:
         while True:
             await self._wake.wait()
-            if self.core is not None and self.storage.damage is not None:
+            if self.core is not None and (self._held or self.storage.damage is not None):
                 await self._stop_core()
             elif self.core is not None:
                 self._turn(self.core)
@@ -406,11 +412,9 @@ class RaftGroup:
             self._offer_forming()
 
     async def _stop_core(self) -> None:
-        """The log is damaged: from here on this replica promises nothing, until it is mended."""
+        """The log is damaged or about to be replaced: this replica promises nothing until `resume`."""
         self.core = None
-        self.waiting_for = "entries from its peers (the log is damaged)"
-        self._writer_scope.cancel()
-        await self._writer.ended.wait()
+        self.waiting_for = "the end of an installation" if self._held else "entries from its peers (damaged log)"
         self._inbox.clear()
         self._calls.clear()
         for feeder in self._feeders.values():
@@ -420,12 +424,25 @@ class RaftGroup:
             done(None)
         transfers, self._transfers = self._transfers, []
         for end in transfers:
-            end(TransferEnd("", False, "the log is damaged"))
-        self._mending = True
+            end(TransferEnd("", False, "the core was stopped"))
         self._host.core_stopped()
+        self._writer_scope.cancel()
+        await self._writer.ended.wait()
+        self._mending = True
+        self._stopped.set()
+        self._stopped = trio.Event()
+        self._host.log_released()
+
+    async def hold(self) -> None:
+        """Stop the core (an installation is about to replace the log), until `resume`. Returns when nothing writes."""
+        self._held = True
+        self._wake.set()
+        while not self._mending:
+            await self._stopped.wait()
 
     def resume(self) -> None:
         """The log is whole again: start a new core on it."""
+        self._held = False
         self._resume = True
         self._wake.set()
 

@@ -45,6 +45,7 @@ from broker.replication.base import (
 )
 from broker.replication.forward import Forwarder
 from broker.replication.membership import GroupDetail
+from broker.replication.mending import Mending
 from broker.replication.raft_storage import open_raft_storage
 from broker.replication.roles import RoleBoard
 from broker.replication.store_view import ReplicatedStore
@@ -61,7 +62,6 @@ from raft.core.types import Role as CoreRole
 from raft.group import GroupSettings, RaftGroup
 from raft.hard_state import HardStateFile
 from raft.node import RaftNode
-from raft.repair import ASK, TOLD, RepairDesk, Repairer
 from raft.storage import StorageDamaged
 
 if TYPE_CHECKING:
@@ -191,8 +191,7 @@ class RaftReplicator:
         self._round: _Round | None = None
         self._next_sweep = 0.0
         self._moved = trio.Event()
-        self._desk: RepairDesk | None = None
-        self._repairer: Repairer | None = None
+        self._mending: Mending | None = None
         self._failed_since = math.inf
         source.attach(self)
 
@@ -407,12 +406,13 @@ class RaftReplicator:
                 listen_host=config.listen_host,
             )
             self._group = RaftGroup(self._node, settings, storage, hard, self, self._rng)
-            self._desk = RepairDesk(storage, lambda: self._commit, self._group.send_bulk)
-            self._repairer = Repairer(storage, self._peers_to_ask, self._group.send_bulk)
+            self._mending = Mending(
+                self._group, storage, hard, self._store, lambda: self._commit, self._rng.getrandbits(48)
+            )
             self._log.on_fault = self._log_fault
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                nursery.start_soon(self._desk.run)
+                nursery.start_soon(self._mending.run)
                 await nursery.start(self._group.run)
                 nursery.start_soon(self.forwarder.run)
                 started()
@@ -606,6 +606,7 @@ class RaftReplicator:
             return
         self._next_sweep = now + SWEEP_S
         self._watch_disk(now)
+        self._mender.tick(now)
         if self._tickets:
             replies = Replies()
             self._tickets.expire(now, Outcome(Verdict.UNKNOWN, self._hint), replies)
@@ -638,6 +639,8 @@ class RaftReplicator:
                 self._hint = LeaderHint(node, addr, self._hint.term)
                 present = self._board.present
                 self._board.publish(RoleEvent(present.role, present.term, self._hint, present.ready))
+        if not up:
+            self._mender.link_lost(node)
         self.forwarder.link_changed(node, up=up)
 
     def app_frame(self, node: str, fields: Sequence[Any], body: memoryview) -> None:
@@ -664,32 +667,18 @@ class RaftReplicator:
             self._round.done(None)
             self._round = None
         self._publish(CoreRole.FOLLOWER, self._board.present.term)
-        assert self._nursery is not None, "a core stops while the group runs"
-        self._nursery.start_soon(self._mend)
 
-    async def _mend(self) -> None:
-        group, repairer = self._check_alive(), self._repairer
-        assert repairer is not None, "made before the group runs"
-        log.warning("log damaged; asking peers", extra={"group": self.config.group, "node": self.node_id})
-        if await repairer.run():
-            group.resume()
-        else:
-            log.error(
-                "the log cannot be mended entry by entry; waiting for an installation",
-                extra={"group": self.config.group, "node": self.node_id},
-            )
+    def log_released(self) -> None:
+        self._mender.log_released()
 
-    def _peers_to_ask(self) -> Sequence[str]:
-        return self._check_alive().connected_members
+    @property
+    def _mender(self) -> Mending:
+        assert self._mending is not None, "made before the group runs"
+        return self._mending
 
     def driver_message(self, node: str, fields: Sequence[Any], body: memoryview) -> None:
-        code = fields[0]
-        if code == ASK and self._desk is not None:
-            self._desk.ask(node, fields)
-        elif code == TOLD and self._repairer is not None:
-            self._repairer.told(fields, body)
-        else:
-            log.debug("unknown driver message", extra={"code": code, "peer": node})
+        self._mender.driver_message(node, fields, body)
 
     def install_needed(self, need: InstallNeeded) -> None:
         log.warning("a member needs entries that are gone here", extra={"peer": need.peer, "next": need.next})
+        self._mender.offer_now()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from broker.store.commit_log import CommitLog
+    from broker.store.fs import FileSystem
     from trimq.env import Clock
 
 __all__ = ["ReplicatedStore"]
@@ -37,3 +38,17 @@ class ReplicatedStore(Protocol):
     async def wait_dispatched(self, index: int) -> None:
         """Return when `dispatched` has reached `index`."""
         ...
+
+    @property
+    def failure(self) -> Exception | None:
+        """What ended dispatch for good, None while it runs."""
+        ...
+
+    # What an installation reads (`broker.store.install.ExportSource`).
+
+    pins: list[int]
+
+    @property
+    def fs(self) -> FileSystem: ...
+
+    async def snapshot(self) -> None: ...

@@ -47,6 +47,7 @@ class Machine:
         }
         self.replicas: dict[str, Replica] = {}
         self.lives = 0
+        self.failures: list[str] = []
         self._scope = trio.CancelScope()
         self._down = trio.Event()
         self._down.set()
@@ -97,9 +98,12 @@ class Machine:
             self.replicas[group] = Replica(store, source, replicator)
             try:
                 await replicator.run(task_status=task_status)
-            except GroupFailed:
-                replicator.failed.set()
-                await trio.sleep_forever()
+            except GroupFailed as error:
+                if not cluster.reopens:
+                    await trio.sleep_forever()
+                self.failures.append(str(error))
+        if not self._scope.cancel_called:
+            await self._run_group(node, group, task_status=trio.TASK_STATUS_IGNORED)
 
     async def kill(self, *, keep: float | None = 1.0) -> None:
         """kill -9 (`keep=1.0`: the page cache survives) or a power cut (0.0, None)."""
@@ -118,6 +122,8 @@ class Cluster:
         self.net = MemoryNetwork()
         self.node_config = NodeConfig()
         self.config_cluster = "test"
+        self.reopens = False
+        """Whether a group that ended is opened again, as a broker does."""
         self.machines = {name: Machine(self, name) for name in names}
 
     def config(self, name: str, group: str) -> GroupConfig:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import random
 import struct
+from array import array
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+import cbor2
 import trio
 
 from broker.replication.base import Outcome, Owner, Replies, Ticket, Verdict
 from broker.store.commit_log import CommitLog, open_commit_log
 from broker.store.entry import Entry, EntryId, EntryKind, fits, seal_entry, seal_filler
 from broker.store.fs_memory import MemoryFileSystem
+from broker.store.install import finish_install
+from broker.store.snapshot import Snapshot, list_snapshots, read_snapshot, write_snapshot
 from raft.signals import Signal
 
 SEGMENT_BYTES = 1 << 20
@@ -47,8 +51,11 @@ def payloads(entry: Entry) -> list[bytes]:
 class SmallStore:
     """`ReplicatedStore`: dispatching means appending to `applied`."""
 
-    def __init__(self, log: CommitLog) -> None:
+    def __init__(self, fs: MemoryFileSystem, log: CommitLog) -> None:
+        self.fs = fs
         self.log = log
+        self.pins: list[int] = []
+        self.failure: Exception | None = None
         self.clock = TestClock()
         self.dispatched = 0
         self.dispatched_end = 0
@@ -67,6 +74,24 @@ class SmallStore:
         while self.dispatched < index:
             await self._moved.wait()
         await trio.lowlevel.checkpoint()
+
+    async def snapshot(self) -> None:
+        at = self.log.entry_id(self.dispatched)
+        assert at is not None
+        state = cbor2.dumps([self.applied, self.entries])
+        none = array("Q")
+        if at.index:
+            await write_snapshot(self.fs, Snapshot(self.log.lineage, at, state, none, none, none))
+
+    async def recover(self) -> None:
+        for index in await list_snapshots(self.fs):
+            found = await read_snapshot(self.fs, index)
+            if found is not None and self.log.entry_id(index) == found.at:
+                applied, entries = cbor2.loads(found.machine)
+                self.applied = [tuple(item) for item in applied]
+                self.entries = [tuple(item) for item in entries]
+                self.dispatched, self.dispatched_end = found.at.index, found.at.end
+                return
 
     async def run(self) -> None:
         while True:
@@ -181,8 +206,10 @@ class SmallSource:
 
 @asynccontextmanager
 async def open_small_store(fs: MemoryFileSystem) -> AsyncIterator[SmallStore]:
+    await finish_install(fs)
     async with open_commit_log(fs) as log, trio.open_nursery() as nursery:
-        store = SmallStore(log)
+        store = SmallStore(fs, log)
+        await store.recover()
         nursery.start_soon(store.run)
         yield store
         nursery.cancel_scope.cancel()

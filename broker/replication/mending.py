@@ -1,0 +1,146 @@
+"""Keeping a Raft replica's log whole: entries for a hole, files for what entries cannot help.
+
+One per replica, beside its group. It answers other replicas' questions, mends this replica's own log when the group
+has stopped its core, and installs a peer's files when the leader offers it or when nothing less would help. After an
+installation the store must be opened anew: `run` ends with GroupFailed, which says so.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import trio
+
+from broker.replication.base import GroupFailed
+from broker.replication.install_files import StagedFiles, open_exported_files
+from broker.replication.raft_storage import RaftStorage
+from broker.replication.store_view import ReplicatedStore
+from raft.core.types import EntryId, PeerState
+from raft.core.types import Role as CoreRole
+from raft.group import RaftGroup
+from raft.hard_state import HardStateFile
+from raft.installer import INSTALL_CODES, Installer, InstallSource, offer_fields
+from raft.repair import ASK, TOLD, RepairDesk, Repairer
+from raft.signals import Signal
+
+__all__ = ["Mending"]
+
+log = logging.getLogger(__name__)
+
+OFFER_EVERY_S: Final = 5.0
+"""A peer that still needs an installation is offered one again."""
+RETRY_S: Final = 1.0
+_FROM_TARGET: Final = frozenset({INSTALL_CODES[1], INSTALL_CODES[3], INSTALL_CODES[5]})
+
+
+class Mending:
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        group: RaftGroup,
+        storage: RaftStorage,
+        hard: HardStateFile,
+        store: ReplicatedStore,
+        commit: Callable[[], int],
+        token: int,
+    ) -> None:
+        self._group = group
+        self._storage = storage
+        self._hard = hard
+        self._store = store
+        self._labels = {"group": group.settings.group, "node": group.node_id}
+        self._desk = RepairDesk(storage, commit, group.send_bulk)
+        self._repairer = Repairer(storage, lambda: group.connected_members, group.send_bulk)
+        self._source = InstallSource(lambda: open_exported_files(store), group.send_bulk)
+        self._installer = Installer(StagedFiles(store.fs), group.send_bulk, self._prepare_switch, token)
+        self._wake = Signal()
+        self._next_offer = 0.0
+
+    async def run(self) -> None:
+        """Work until cancelled. Raises GroupFailed when the store has to be opened anew, OSError."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._desk.run)
+            nursery.start_soon(self._source.run)
+            while True:
+                await self._wake.wait()
+                if self._storage.damage is not None:
+                    await self._mend()
+                elif self._installer.offered.is_set():
+                    await self._take_offer()
+
+    def log_released(self) -> None:
+        """The group's core is stopped and nothing writes: if the log is damaged, this is the work to do."""
+        self._wake.set()
+
+    def driver_message(self, node: str, fields: Sequence[Any], body: memoryview) -> None:
+        """A driver message from a member. Raises CodecError."""
+        code = fields[0]
+        if code == ASK:
+            self._desk.ask(node, fields)
+        elif code == TOLD:
+            self._repairer.told(fields, body)
+        elif code in _FROM_TARGET:
+            self._source.receive(node, fields)
+        elif code in INSTALL_CODES:
+            self._installer.receive(node, fields, body)
+            self._wake.set()
+        else:
+            log.debug("unknown driver message", extra={"code": code, "peer": node})
+
+    def link_lost(self, node: str) -> None:
+        self._source.lost(node)
+
+    def tick(self, now: float) -> None:
+        """Leader: offer an installation to whoever needs one."""
+        core = self._group.core
+        if now < self._next_offer or core is None or core.role is not CoreRole.LEADER:
+            return
+        self._next_offer = now + OFFER_EVERY_S
+        peers = core.status().peers
+        for peer in peers:
+            if peer.state is PeerState.INSTALL:
+                healthy = [p.id for p in peers if p.state is PeerState.REPLICATE and p.match >= core.commit]
+                self._group.send_bulk(peer.id, offer_fields([*healthy, self._group.node_id]), ())
+
+    def offer_now(self) -> None:
+        """A peer was found to need an installation."""
+        self._next_offer = 0.0
+
+    async def _mend(self) -> None:
+        log.warning("log damaged; asking peers", extra=self._labels)
+        if await self._repairer.run():
+            if self._store.failure is not None:
+                raise GroupFailed("the log was mended; what read it before is opened anew")
+            self._group.resume()
+            return
+        log.error("the log cannot be mended entry by entry; installing it from a peer", extra=self._labels)
+        while True:
+            if await self._installer.install(self._group.connected_members):
+                raise GroupFailed("installed from a peer; the store is opened anew")
+            await trio.sleep(RETRY_S)
+
+    async def _take_offer(self) -> None:
+        installer = self._installer
+        sources = [node for node in installer.sources if node != self._group.node_id]
+        if await installer.install(sources):
+            raise GroupFailed("installed from a peer; the store is opened anew")
+        installer.offered = trio.Event()
+        if self._group.core is None:
+            self._group.resume()
+
+    async def _prepare_switch(self, last: EntryId) -> None:
+        """Everything has arrived. From here on the old log promises nothing.
+
+        Whatever this replica may have acknowledged must be in the new log, or it must not count until it has caught
+        up with a leader elected without it.
+        """
+        damaged = self._storage.damage is not None
+        await self._group.hold()
+        own = self._storage.last
+        state = self._hard.state
+        if (damaged or (last.term, last.index) < (own.term, own.index)) and not state.suspect:
+            await self._hard.save(replace(state, suspect=True))
