@@ -136,7 +136,8 @@ class LogFiles:
 
     async def quiet(self) -> None:
         """Wait until `keep` has nothing left to do. Raises the `OSError` that ended it."""
-        await self._quiet.wait()
+        if self._failed is None:
+            await self._quiet.wait()
         if self._failed is not None:
             raise self._failed
 

@@ -223,15 +223,12 @@ class MendingLog(LogReader):
             self._withdrawn = True
 
     async def _cut_file(self, segment: Segment) -> None:
-        """Leave nothing behind the segment's end, durably; zeros are put there again afterwards."""
+        """Leave nothing behind the segment's end, durably. Zeros come back off the hot path: cutting needs no space."""
         await self._files.forget(segment.base_position)
         file = await self._fs.open(segment.path)
         try:
             await file.truncate(HEADER_BLOCK_BYTES + segment.end)
             await file.sync()
             segment.grown = segment.end
-            end = min(segment.end + FIRST_STRIP_BYTES, self.segment_bytes)
-            await grow_file(file, segment.end, end)
-            segment.grown = end
         finally:
             await file.aclose()
