@@ -355,6 +355,10 @@ class EntrySource(Protocol):
         """
         ...
 
+    def flush_offsets(self) -> None:
+        """Put what waits for a later entry (consumer offsets) into the open batch: leadership is handed over."""
+        ...
+
     def rebase(self, prev: EntryId) -> None:
         """The replicator placed an entry of its own (membership): the empty open batch now starts on `prev`."""
         ...

@@ -9,7 +9,8 @@ the writer takes everything queued, up to 8 MiB, in one `append`; what is on the
 (RocketMQ's ASYNC_FLUSH).
 
 A full disk: nothing is acknowledged, new requests are refused, the same entries are tried again until there is space.
-Any other disk error is final for the open log: the replica stops leading and serves what is committed.
+Any other disk error is final for the open log: the replica stops leading, serves what is committed for a while, and
+ends so that its store is opened anew.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import trio
 from broker.replication.base import (
     NO_LEADER,
     OK,
+    GroupFailed,
     Health,
     LeaderHint,
     NotLeader,
@@ -43,6 +45,7 @@ from broker.replication.membership import GroupDetail, first_entry
 from broker.replication.roles import RoleBoard
 from broker.replication.store_view import ReplicatedStore
 from broker.replication.tickets import TicketTable
+from broker.store.errors import LogUnusable
 from raft.core.types import Member, Membership
 from raft.signals import Signal
 
@@ -63,6 +66,8 @@ TICKET_DEADLINE_S = 3.0
 SWEEP_S = 0.05
 FLUSH_INTERVAL_S = 0.5
 RETRY_SPACE_S = 0.5
+IMPAIRED_S = 5.0
+"""How long a replica whose disk failed goes on serving before its store is opened anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +111,7 @@ class LocalReplicator:
         self._wake = Signal()
         self._write = Signal()
         self._settled = trio.Event()
+        self._over = trio.Event()
         source.attach(self)
 
     # what others see
@@ -199,9 +205,16 @@ class LocalReplicator:
     # work
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Form the log if it is empty, dispatch what is there, then take entries until cancelled."""
+        """Form the log if it is empty, dispatch what is there, then take entries until cancelled.
+
+        Raises GroupFailed some seconds after a disk error: the store is to be opened anew, with verification. A damaged
+        log stays open, for reading only: with one replica there is nobody who could mend it.
+        """
         if not self._log.formed:
             await self._form()
+        if self._log.fault is not None:
+            await self._read_only(task_status)
+            return
         self._health = Health.OK
         last = self._proposed = self._committed = self._log.last
         self._store.allow(last.index)
@@ -221,8 +234,25 @@ class LocalReplicator:
                 if not self._config.flush_sync:
                     nursery.start_soon(self._flush)
                 task_status.started()
+                await self._over.wait()
+                if self._health is Health.DAMAGED:
+                    await trio.sleep_forever()
+                await trio.sleep(IMPAIRED_S)  # still serves what is committed
+                raise GroupFailed(self._detail)
         finally:
             self._stop("stopped", self._health)
+
+    async def _read_only(self, task_status: trio.TaskStatus[None]) -> None:
+        fault = self._log.fault
+        self._health, self._detail = Health.DAMAGED, fault.detail if fault is not None else ""
+        log.error(
+            "the log is damaged and there is no other replica to mend it; it can be read, not written",
+            extra={"node": self.node_id, "detail": self._detail},
+        )
+        self._proposed = self._committed = self._log.last
+        self._store.allow(self._log.last.index)
+        task_status.started()
+        await trio.sleep_forever()
 
     async def _form(self) -> None:
         config = self._config
@@ -281,6 +311,9 @@ class LocalReplicator:
         while True:
             try:
                 await self._log.append(entries, sync=self._config.flush_sync)
+            except LogUnusable as error:
+                self._impaired(error)
+                return False
             except OSError as error:
                 if error.errno != errno.ENOSPC:
                     self._impaired(error)
@@ -316,6 +349,8 @@ class LocalReplicator:
     async def _sweep(self) -> None:
         while True:
             await trio.sleep(SWEEP_S)
+            if self._store.failure is not None and self._log.fault is None:
+                raise self._store.failure  # dispatch ended for good
             if self._tickets:
                 replies = Replies()
                 self._tickets.expire(trio.current_time(), Outcome(Verdict.UNKNOWN, self.leader), replies)
@@ -324,16 +359,18 @@ class LocalReplicator:
     async def _flush(self) -> None:
         while True:
             await trio.sleep(FLUSH_INTERVAL_S)
-            if self._unsynced and not self._writing and self._leading:
+            if self._unsynced and self._leading:
                 self._unsynced = False
                 try:
                     await self._log.sync()
-                except OSError as error:
+                except (OSError, LogUnusable) as error:
                     self._impaired(error)
 
-    def _impaired(self, error: OSError) -> None:
+    def _impaired(self, error: OSError | LogUnusable) -> None:
         log.error("the log cannot be written any more", extra={"node": self.node_id, "error": str(error)})
-        self._stop(f"disk error: {error}", Health.IMPAIRED)
+        damaged = self._log.fault is not None and self._log.fault.damage is not None
+        self._stop(f"disk error: {error}", Health.DAMAGED if damaged else Health.IMPAIRED)
+        self._over.set()
 
     def _stop(self, detail: str, health: Health) -> None:
         """No longer the leader: what is open is lost, what was taken is of unknown fate."""

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
+from broker.replication.balance import Balance
 from broker.replication.base import (
     NO_LEADER,
     GroupFailed,
@@ -78,6 +79,8 @@ UNCOMMITTED_MAX_BYTES = 16 << 20
 UNDISPATCHED_MAX_BYTES = 8 << 20
 TICKET_DEADLINE_S = 3.0
 SWEEP_S = 0.05
+FLUSH_S = 0.2
+BALANCE_S = 1.0
 IMPAIRED_S = 5.0
 """How long a replica whose disk failed goes on serving before its store is opened anew."""
 
@@ -193,6 +196,8 @@ class RaftReplicator:
         self._moved = trio.Event()
         self._mending: Mending | None = None
         self._failed_since = math.inf
+        self._balance = Balance(rng)
+        self._next_balance = 0.0
         source.attach(self)
 
     # what others see
@@ -339,6 +344,7 @@ class RaftReplicator:
         group = self._group
         if group is None or not self.leads:
             raise NotLeader(self._hint)
+        await self._flush_source()
         try:
             ended = await group.transfer(target)
         except CoreNotLeader:
@@ -347,6 +353,14 @@ class RaftReplicator:
             raise TransferFailed(str(error)) from error
         if not ended.done:
             raise TransferFailed(ended.reason)
+
+    async def _flush_source(self) -> None:
+        """Let an entry form of what only waits for company, before nobody here can form one."""
+        self._source.flush_offsets()
+        self.wake()
+        with trio.move_on_after(FLUSH_S):
+            while self._admitting and self._source.has_work():
+                await self._moved.wait()
 
     async def drain(self) -> None:
         """Stop admitting, wait until everything taken is settled, then hand over if somebody can lead."""
@@ -381,6 +395,8 @@ class RaftReplicator:
             if not started:
                 raise
             self._fail(error)
+            if self._store.failure is not None and self._log.fault is None:
+                raise self._store.failure from error  # whoever opens the store again has to know this one
             raise GroupFailed(self._failure) from error
         finally:
             self._stop(Verdict.UNKNOWN)
@@ -606,7 +622,11 @@ class RaftReplicator:
             return
         self._next_sweep = now + SWEEP_S
         self._watch_disk(now)
+        self._watch_store()
         self._mender.tick(now)
+        if self._ready and now >= self._next_balance and not self._draining:
+            self._next_balance = now + BALANCE_S
+            self._rebalance(now)
         if self._tickets:
             replies = Replies()
             self._tickets.expire(now, Outcome(Verdict.UNKNOWN, self._hint), replies)
@@ -624,6 +644,26 @@ class RaftReplicator:
         self._failed_since = min(self._failed_since, now)
         if now - self._failed_since > IMPAIRED_S:
             raise GroupFailed(f"disk error: {reason}")
+
+    def _watch_store(self) -> None:
+        """Dispatch that ended for good ends the group: the store has to be opened anew (after mending, if damaged)."""
+        failure = self._store.failure
+        if failure is not None and self._log.fault is None:
+            raise failure
+
+    def _rebalance(self, now: float) -> None:
+        core = self._check_alive().core
+        target = self._balance.target(core, now) if core is not None else ""
+        if target and self._nursery is not None:
+            self._balance.tried(now)
+            self._nursery.start_soon(self._hand_to, target)
+
+    async def _hand_to(self, target: str) -> None:
+        log.info("handing over to the preferred leader", extra={"group": self.config.group, "target": target})
+        try:
+            await self.transfer(target)
+        except (TransferFailed, NotLeader) as error:
+            log.info("leadership was not handed over", extra={"group": self.config.group, "reason": str(error)})
 
     def _note_moved(self) -> None:
         if self._moved.statistics().tasks_waiting:

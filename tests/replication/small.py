@@ -118,6 +118,7 @@ class SmallSource:
         self.terms: list[int] = []
         self.log: CommitLog | None = None
         self.batches = 0
+        self.flushed = 0
         self._term = 0
         self._open: list[bytes] = []
         self._prev: EntryId | None = None
@@ -199,6 +200,9 @@ class SmallSource:
         self._prev = entry.id
         self.batches += 1
         return out
+
+    def flush_offsets(self) -> None:
+        self.flushed += 1
 
     def rebase(self, prev: EntryId) -> None:
         self._prev = prev

@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from broker.replication.base import Health, NotLeader, Role, TransferFailed, Verdict
+from broker.replication.base import GroupFailed, Health, NotLeader, Role, TransferFailed, Verdict
 from broker.replication.local import LocalConfig, LocalReplicator
 from broker.store.fs_memory import MemoryFileSystem
 from tests.replication.small import SEGMENT_BYTES, SmallSource, SmallStore, memory_fs, open_small_store
@@ -172,3 +172,38 @@ async def test_there_is_nobody_to_hand_over_to(autojump_clock: MockClock) -> Non
         assert await r.replicator.barrier() == r.store.log.last.end
         event = await anext(r.replicator.subscribe())
         assert (event.role, event.ready) == (Role.LEADER, True)
+
+
+async def test_after_a_disk_error_the_group_ends_to_be_opened_anew(autojump_clock: MockClock) -> None:
+    fs = memory_fs(11)
+
+    async def until_it_ends() -> None:
+        async with running(fs) as r:
+            r.source.put(b"good")
+            await trio.sleep(0.1)
+            fs.fail("write", "commitlog/*", error=errno.EIO)
+            r.source.put(b"bad")
+            await trio.sleep(60)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await until_it_ends()
+    assert caught.group_contains(GroupFailed, match="disk error")
+    fs.heal()
+    async with running(fs) as r:
+        assert r.replicator.is_ready
+        assert r.store.applied[0] == (2, b"good")
+
+
+async def test_a_damaged_log_is_read_only(autojump_clock: MockClock) -> None:
+    fs = memory_fs(12)
+    async with running(fs) as r:
+        for number in range(40):
+            r.source.put(bytes([number]) * 60_000)
+            await trio.sleep(0.01)
+    first = min(path for path in fs.paths() if path.startswith("commitlog/"))
+    fs.remove(next(path for path in fs.paths() if path.startswith("side/")))
+    fs.flip(first, 4096 + 10)
+    async with running(fs) as r:
+        assert not r.replicator.is_ready
+        assert r.replicator.status().health is Health.DAMAGED
+        assert not r.source.put(b"refused")

@@ -388,3 +388,21 @@ async def test_a_storm_of_kills_and_cuts_loses_no_acknowledged_payload(autojump_
                 assert len(there) == len(set(there))
                 missing = [payload for payload in acknowledged[group] if payload not in set(there)]
                 assert not missing
+
+
+async def test_leadership_comes_to_the_preferred_replica_in_the_end(autojump_clock: MockClock) -> None:
+    async with cluster() as c:
+        leader = await c.ready("g")
+        other = next(name for name in c.names if name not in ("n0", leader.replicator.node_id))
+        await leader.replicator.transfer(other)
+        moved = await c.ready("g", besides=leader.replicator.node_id)
+        assert moved.replicator.node_id == other
+        assert moved.source.flushed == 0
+        await trio.sleep(25)
+        assert c.leader("g") is moved  # not before it has been steady for 30 s
+        await trio.sleep(30)
+        preferred = await c.ready("g")
+        assert preferred.replicator.node_id == "n0"
+        assert moved.source.flushed == 1
+        await trio.sleep(120)
+        assert c.leader("g") is preferred
