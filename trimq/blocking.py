@@ -329,7 +329,10 @@ class PullConsumer:
         messages = self._consumer.iterate(topic, start=start, until=until, follow=follow, filter=filter)
 
         async def following() -> AsyncReceived | None:
-            return await anext(messages, None)
+            try:
+                return await anext(messages)
+            except StopAsyncIteration:
+                return None
 
         while (message := self._portal.call(following)) is not None:
             yield message

@@ -19,6 +19,7 @@ from trimq.client.instance import Instance
 from trimq.client.locks import LOCK_RENEW_S, QueueLocks
 from trimq.client.model import Filter, Queue, Rebalance, Start, Tag
 from trimq.client.offset_store import OffsetStore
+from trimq.client.outgoing import DEFAULT_TOPIC_QUEUES
 from trimq.client.positions import resolve
 from trimq.client.reader import Reader, Sink
 from trimq.client.rebalance import REBALANCE_S, Shares
@@ -37,7 +38,7 @@ JOIN_S = 3.0
 """How long subscribing waits for the first complete assignment before it lets the caller go on without."""
 
 MISSING_S = 1.0
-"""How long it waits for a topic that nobody has: a broker that creates it on our heartbeat has done so by then."""
+"""How long it waits for a topic that nobody has: one that was just created is known by then."""
 
 JOIN_RETRY_S = 0.1
 
@@ -100,9 +101,19 @@ class Assignment:
             if route is not None:
                 known.update(route.read_queues)
             elif topic != self.retry_topic:
-                # A broker that may create the topic does so on our heartbeat; so it must be known, and get one.
-                await self._instance.refresh(DEFAULT_TOPIC)
+                await self._create(topic)
         self._known_at_start = frozenset(known)
+
+    async def _create(self, topic: str) -> None:
+        """Have an unknown topic created as a send would, wherever that is allowed. Apache's brokers cannot be asked."""
+        template = await self._instance.refresh(DEFAULT_TOPIC)
+        if template is None:
+            return
+        for group in template.provisional(topic, DEFAULT_TOPIC_QUEUES).groups:
+            try:
+                await self._api.create_as_needed(topic, group.name, group.write_queues)
+            except TrimqError as error:
+                log.info("topic not created", extra={"topic": topic, "group": group.name, "error": error})
 
     async def join(self) -> None:
         """Get the first assignment: what is sent after this returns will be delivered.
@@ -184,7 +195,8 @@ class Assignment:
             return await resolve(self._api, queue, self._start)
         committed = await self._api.committed(self._group, queue)
         if committed is not None:
-            self._offsets.assume(queue, committed)
+            if committed:  # a broker answers 0 for a young queue too, without anything being committed
+                self._offsets.assume(queue, committed)
             return committed
         if queue.topic == self.retry_topic or queue not in self._known_at_start:
             return 0

@@ -14,11 +14,13 @@ import anyio
 
 from trimq.client.instance import Instance, refusal
 from trimq.client.model import Filter, Queue, Sql
+from trimq.client.route import PERM_READ, PERM_WRITE
 from trimq.errors import Disconnected
 from trimq.wire.body.consumer_list import ConsumerIdList
 from trimq.wire.body.lock import MQ, LockRequest, LockResponse
 from trimq.wire.codes import RequestCode, ResponseCode
 from trimq.wire.command import Command
+from trimq.wire.headers.admin import CreateTopicHeader
 from trimq.wire.headers.client import ConsumerListHeader
 from trimq.wire.headers.offset import (
     GetMaxOffsetHeader,
@@ -130,7 +132,7 @@ class BrokerApi:
         )
 
     async def send_back(
-        self, group: str, consumer_group: str, position: int, *, level: int, max_attempts: int, id: str, topic: str
+        self, group: str, consumer_group: str, position: int, *, level: int, max_retries: int, id: str, topic: str
     ) -> None:
         """Hand a message back for another delivery: `level` 0 by attempts, above 0 that delay level, below 0 never."""
         header = SendBackHeader(
@@ -139,10 +141,21 @@ class BrokerApi:
             delay_level=level,
             origin_msg_id=id,
             origin_topic=topic,
-            max_reconsume_times=max_attempts,
+            max_reconsume_times=max_retries,
             bname=group,
         )
         await self._ask(group, RequestCode.CONSUMER_SEND_MSG_BACK, header.to_ext())
+
+    async def create_as_needed(self, topic: str, group: str, queues: int) -> None:
+        """Create an unknown topic by the rules of auto-creation. Does nothing at a broker that is not ours."""
+        view = self._instance.group(group)
+        for addr in view.targets(replicas=False):
+            if not (await self._instance.link(addr)).ours:
+                return
+        header = CreateTopicHeader(
+            topic=topic, read_queue_nums=queues, write_queue_nums=queues, perm=PERM_READ | PERM_WRITE, auto=True
+        )
+        await self._ask(group, RequestCode.UPDATE_AND_CREATE_TOPIC, header.to_ext())
 
     # Pulling
 

@@ -46,6 +46,9 @@ ROUTE_REFRESH_S = 30.0
 ROUTE_MISSING_S = 1.0
 """A topic that is wanted and not there yet is asked for this often: "subscribe, then send" must not wait for 30 s."""
 
+ROUTE_EXPECTED_S = 0.05
+"""One that was just created is asked for after this, then at doubling intervals: its brokers register within 50 ms."""
+
 HELLO_S = 1.0
 """A server that does not answer HELLO in this time is frozen or gone."""
 
@@ -124,6 +127,7 @@ class Instance:
         self._route_watchers: list[Callable[[str], None]] = []
         self._beat_now = anyio.Event()
         self._refresh_now = anyio.Event()
+        self._missing_pause = ROUTE_EXPECTED_S
 
     # Routes
 
@@ -139,8 +143,16 @@ class Instance:
         return view
 
     async def route(self, topic: str) -> Route:
-        """The route of a topic that exists. Raises `NoRoute`, which names the missing link."""
+        """The route of a topic that exists, waiting a moment for one that was just created.
+
+        Raises `NoRoute`, which names the missing link.
+        """
+        patience = anyio.current_time() + ROUTE_MISSING_S
+        backoff = Backoff(self.rng)
         route = self._routes.get(topic) or await self.refresh(topic)
+        while route is None and anyio.current_time() < patience:
+            await anyio.sleep(backoff.next_s())
+            route = await self.refresh(topic)
         if route is None:
             raise NoRoute(
                 f"no broker has the topic {topic!r}", advice="create it, or send to it where auto-creation is on"
@@ -201,7 +213,13 @@ class Instance:
     def want(self, topic: str) -> None:
         """Keep this topic's route fresh, also while nobody has the topic."""
         self._wanted[topic] = self._wanted.get(topic, 0) + 1
-        self._refresh_now.set()
+        self.expect(topic)
+
+    def expect(self, topic: str) -> None:
+        """A wanted topic that nobody had may be there in the next moment."""
+        if topic not in self._routes:
+            self._missing_pause = ROUTE_EXPECTED_S
+            self._refresh_now.set()
 
     def unwant(self, topic: str) -> None:
         """Undo one `want`."""
@@ -212,10 +230,10 @@ class Instance:
     async def _keep_routes(self) -> None:
         next_full = anyio.current_time() + ROUTE_REFRESH_S
         while True:
-            missing = [topic for topic in self._wanted if topic not in self._routes]
-            pause = (
-                min(ROUTE_MISSING_S, next_full - anyio.current_time()) if missing else next_full - anyio.current_time()
-            )
+            pause = next_full - anyio.current_time()
+            if any(topic not in self._routes for topic in self._wanted):
+                pause = min(self._missing_pause, pause)
+                self._missing_pause = min(2 * self._missing_pause, ROUTE_MISSING_S)
             with anyio.move_on_after(max(pause, 0)):
                 await self._refresh_now.wait()
             self._refresh_now = anyio.Event()

@@ -383,7 +383,11 @@ class Producer:
     def _moved_on(self, queue: Queue) -> None:
         """A request for this queue went out: the next messages that may go anywhere take another one."""
         spread = self._spreads.get(queue.topic)
-        if spread is not None and spread.current == queue:
+        if spread is None:
+            return
+        if spread.provisional_until:
+            self._instance.expect(queue.topic)
+        if spread.current == queue:
             self._advance(spread)
 
     def _advance(self, spread: _Spread) -> bool:

@@ -9,7 +9,6 @@ positions at the brokers. Three ways to read:
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -25,6 +24,7 @@ from trimq.client.model import EVERYTHING, Batch, Filter, Position, Queue, Start
 from trimq.client.positions import resolve
 from trimq.client.reader import Holding, Reader
 from trimq.client.received import Received
+from trimq.client.replay import Following, Replay
 from trimq.errors import BadRequest, Disconnected
 from trimq.message.names import check_group
 from trimq.wire.codes import ResponseCode
@@ -36,9 +36,6 @@ ANONYMOUS = "TRIMQ_PULL"
 
 READ_AHEAD = 256
 """Messages that `assign` reads ahead per queue."""
-
-ITERATE_COUNT = 256
-"""Messages that `iterate` asks for at once."""
 
 
 class PullConsumer:
@@ -104,7 +101,7 @@ class PullConsumer:
 
     # A replay
 
-    async def iterate(
+    def iterate(
         self,
         topic: str,
         *,
@@ -115,50 +112,14 @@ class PullConsumer:
     ) -> AsyncIterator[Received]:
         """Every message of a topic from `start` on, in the order of store times across its queues.
 
-        Ends at `until`, else at the end that each queue had when the iteration began; with `follow` never. (With
-        `follow` messages come as they arrive, without an order across queues.)
+        Ends at `until`, else at the end that each queue had when the iteration began. With `follow` it never ends and
+        messages come as they arrive, without an order across queues; its reading ends with this consumer's block.
         """
-        queues = await self.queues(topic)
-        starts = {queue: await resolve(self._api, queue, start) for queue in queues}
         if follow:
-            async for message in self._follow(starts, until, filter):
-                yield message
-            return
-        ends = {
-            queue: await (self._api.end_offset(queue) if until is None else self._api.offset_at(queue, to_ms(until)))
-            for queue in queues
-        }
-        runs = [_Run(self, queue, starts[queue], ends[queue], filter) for queue in queues]
-        heads: list[tuple[int, int, Received]] = []
-        for index, run in enumerate(runs):
-            head = await run.next()
-            if head is not None:
-                heads.append((head.stored_ms, index, head))
-        heapq.heapify(heads)
-        while heads:
-            _, index, message = heads[0]
-            yield message
-            following = await runs[index].next()
-            if following is None:
-                heapq.heappop(heads)
-            else:
-                heapq.heapreplace(heads, (following.stored_ms, index, following))
-
-    async def _follow(
-        self, starts: Mapping[Queue, int], until: datetime | None, filter: Filter
-    ) -> AsyncIterator[Received]:
-        if self._readers:
-            raise BadRequest("queues are assigned already", advice="use another pull consumer to follow a topic")
-        stop_ms = None if until is None else to_ms(until)
-        await self.assign(starts, filter=filter)
-        try:
-            while True:
-                for message in await self.poll():
-                    if stop_ms is not None and message.stored_ms >= stop_ms:
-                        return
-                    yield message
-        finally:
-            await self.assign({})
+            if until is not None:
+                raise BadRequest("follow and until contradict each other")
+            return Following(PullConsumer(self._instance, self.group, self._tasks), topic, start, filter)
+        return Replay(self, self._api, topic, start, until, filter)
 
     # Assigned queues
 
@@ -293,28 +254,6 @@ class PullConsumer:
 
     async def put_aside(self, holding: Holding, message: Received, reason: str) -> None:
         raise _not_acknowledged()
-
-
-class _Run:
-    """One queue of a replay, from an offset up to an end."""
-
-    def __init__(self, consumer: PullConsumer, queue: Queue, offset: int, end: int, wanted: Filter) -> None:
-        self._consumer = consumer
-        self._queue = queue
-        self._offset = offset
-        self._end = end
-        self._wanted = wanted
-        self._messages: deque[Received] = deque()
-
-    async def next(self) -> Received | None:
-        while not self._messages and self._offset < self._end:
-            count = min(ITERATE_COUNT, self._end - self._offset)
-            batch = await self._consumer.read(self._queue, self._offset, max=count, wait=0, filter=self._wanted)
-            if not batch.messages and batch.next_offset <= self._offset:
-                return None  # what was there has expired meanwhile
-            self._messages.extend(message for message in batch.messages if message.offset < self._end)
-            self._offset = batch.next_offset
-        return self._messages.popleft() if self._messages else None
 
 
 class _Unacknowledged:

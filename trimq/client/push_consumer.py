@@ -164,20 +164,11 @@ class PushConsumer:
         """Commit now what is finished, instead of within five seconds."""
         await self._assignment.commit()
 
-    async def changes(self) -> AsyncIterator[Rebalance]:
+    def changes(self) -> AsyncIterator[Rebalance]:
         """Each change of the assignment from now on; ends when the consumer's block is left."""
         listener = _Listener()
         self._listeners.append(listener)
-        try:
-            while True:
-                while listener.changes:
-                    yield listener.changes.popleft()
-                if self._closed:
-                    return
-                listener.news = anyio.Event()
-                await listener.news.wait()
-        finally:
-            self._listeners.remove(listener)
+        return listener
 
     # For the instance
 
@@ -275,7 +266,9 @@ class PushConsumer:
             holding.behind = None
 
     async def send_back(self, holding: Holding, message: Received, after: timedelta | None) -> None:
-        if self._ordered and (self._max_attempts < 0 or message.attempt < self._max_attempts):
+        if message.attempt >= self._max_attempts:
+            await self.put_aside(holding, message, f"{message.attempt} attempts failed")
+        elif self._ordered:
             await self._offer_later(holding, message, REDELIVER_S if after is None else after.total_seconds())
         else:
             await self._hand_back(holding, message, 0 if after is None else delay_level(after))
@@ -297,7 +290,7 @@ class PushConsumer:
                 self.group,
                 message.position,
                 level=level,
-                max_attempts=self._max_attempts,
+                max_retries=self._max_attempts - 1,
                 id=message.id,
                 topic=message.topic,
             )
@@ -322,8 +315,7 @@ class PushConsumer:
         self._paused.difference_update(change.lost)
         self._nudge_all()
         for listener in self._listeners:
-            listener.changes.append(change)
-            listener.news.set()
+            listener.tell(change)
 
     def _nudge_all(self) -> None:
         for reader in self._assignment.readers.values():
@@ -340,7 +332,7 @@ class PushConsumer:
         while self._waiters:
             self._waiters.popleft().set()
         for listener in self._listeners:
-            listener.news.set()
+            listener.end()
 
     async def let_handlers_end(self) -> None:
         """Wait a little for messages that are being processed."""
@@ -354,16 +346,34 @@ DEAD_LETTER = -1
 """The delay level that means: never again."""
 
 
-class _Listener:
+LISTENER_MAX = 256
+"""Changes kept for a listener that does not look; the oldest go."""
+
+
+class _Listener(AsyncIterator[Rebalance]):
     """One iteration over `changes`."""
 
     def __init__(self) -> None:
-        self.changes: deque[Rebalance] = deque(maxlen=LISTENER_MAX)
-        self.news = anyio.Event()
+        self._changes: deque[Rebalance] = deque(maxlen=LISTENER_MAX)
+        self._news = anyio.Event()
+        self._ended = False
 
+    def tell(self, change: Rebalance) -> None:
+        self._changes.append(change)
+        self._news.set()
 
-LISTENER_MAX = 256
-"""Changes kept for a listener that does not look; the oldest go."""
+    def end(self) -> None:
+        self._ended = True
+        self._news.set()
+
+    async def __anext__(self) -> Rebalance:
+        await anyio.lowlevel.checkpoint()
+        while not self._changes:
+            if self._ended:
+                raise StopAsyncIteration
+            self._news = anyio.Event()
+            await self._news.wait()
+        return self._changes.popleft()
 
 
 def _holding(message: Received) -> Holding:
@@ -392,8 +402,10 @@ async def open_push_consumer(
     check_group(group)
     for topic in subscriptions:
         check_topic(topic)
-    if not subscriptions or prefetch < 1:
-        raise BadRequest(f"nothing to read: topics {sorted(subscriptions)}, prefetch {prefetch}")
+    if not subscriptions or prefetch < 1 or max_attempts < 1:
+        raise BadRequest(
+            f"topics {sorted(subscriptions)}, prefetch {prefetch}, max_attempts {max_attempts}: one at least"
+        )
     failure: Exception | None = None
     async with anyio.create_task_group() as tasks:
         consumer = PushConsumer(

@@ -10,6 +10,7 @@ from broker.metadata.topics import TopicInfo
 from broker.processor.admin.tables import data_version, topic_config
 from broker.processor.request import Refused, Request
 from broker.replication.base import Replicator
+from broker.replication.control import create_topic
 from broker.replication.intake import Intake
 from trimq.errors import BadName, ProtocolError
 from trimq.message import names
@@ -59,18 +60,23 @@ class TopicAdmin:
         """Code 17. Answered when the topic is applied and the name servers know it (or do not answer in a second)."""
         header = CreateTopicHeader.from_ext(request.ext)
         _check_new(header)
-        known = self._intake.view.topic(header.topic.encode())
-        op = self._intake.topic_op(
-            header.topic,
-            read_queues=header.read_queue_nums,
-            write_queues=header.write_queue_nums,
-            perm=header.perm,
-            filter_type=_FILTERS.index(header.topic_filter_type),
-            sys_flag=header.topic_sys_flag,
-            order=header.order,
-            attributes=_attributes(known, header.attributes),
-        )
-        await self._intake.apply([op])
+        name = header.topic.encode()
+        known = self._intake.view.topic(name)
+        if not header.auto:
+            op = self._intake.topic_op(
+                header.topic,
+                read_queues=header.read_queue_nums,
+                write_queues=header.write_queue_nums,
+                perm=header.perm,
+                filter_type=_FILTERS.index(header.topic_filter_type),
+                sys_flag=header.topic_sys_flag,
+                order=header.order,
+                attributes=_attributes(known, header.attributes),
+            )
+            await self._intake.apply([op])
+        elif known is None:
+            tables, rules = self._intake.view.tables, self._intake.config.creation
+            await self._intake.apply([create_topic(tables, rules, name, b"TBW102", header.write_queue_nums)])
         await self._registration.told()
         return request.success()
 

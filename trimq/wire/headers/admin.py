@@ -16,6 +16,8 @@ __all__ = [
 class CreateTopicHeader(Header, frozen=True, kw_only=True):
     """Code 17: create or change a topic."""
 
+    quiet = frozenset({"auto"})
+
     topic: str
     default_topic: str = "TBW102"
     read_queue_nums: I32
@@ -28,6 +30,8 @@ class CreateTopicHeader(Header, frozen=True, kw_only=True):
     attributes: str = ""
     """Changes, joined by commas: `+name=value`, `-name`."""
     force: bool | None = None
+    auto: bool = False
+    """Ours: create it as a send to an unknown topic would, where that is allowed; leave one that exists as it is."""
 
 
 class TopicStatsHeader(Header, frozen=True, kw_only=True):

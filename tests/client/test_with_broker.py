@@ -1,0 +1,428 @@
+"""The whole library against a real broker, under Trio and asyncio."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+
+import anyio
+import pytest
+
+import trimq
+from trimq.errors import NoRoute
+
+BACKENDS = pytest.mark.parametrize("backend", ["trio", "asyncio"])
+Names = Callable[[str], str]
+
+
+def run(backend: str, body: Callable[[], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        with anyio.fail_after(30):
+            await body()
+
+    anyio.run(bounded, backend=backend)
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Other tasks make it true; the broker is in another thread, so there is no event to wait for."""
+    with anyio.fail_after(seconds):
+        while not condition():  # noqa: ASYNC110
+            await anyio.sleep(0.01)
+
+
+@BACKENDS
+def test_subscribe_then_send_on_a_new_topic_misses_nothing(backend: str, namesrv: str, fresh: Names) -> None:
+    async def body() -> None:
+        topic, group = fresh("orders"), fresh("billing")
+        got: list[trimq.Received] = []
+
+        async def bill(message: trimq.Received) -> None:
+            got.append(message)
+
+        async with trimq.connect(namesrv) as mq, anyio.create_task_group() as nursery:
+            async with mq.subscribe(topic, group=group, filter=trimq.Tag("paid")) as orders:
+                await nursery.start(orders.run, bill)
+                receipt = await mq.send(topic, b'{"id": 42}', tag="paid", order_key="42", keys=["k"])
+                await mq.send(topic, b"not for us", tag="open")
+                await until(lambda: bool(got))
+            message = got[0]
+            assert (message.id, message.queue, message.offset) == (receipt.id, receipt.queue, receipt.offset)
+            assert (message.body, message.tag, message.order_key) == (b'{"id": 42}', "paid", "42")
+            assert message.keys == ("k",)
+            assert message.attempt == 1
+        assert len(got) == 1
+
+    run(backend, body)
+
+
+@BACKENDS
+def test_what_was_finished_is_not_delivered_again(backend: str, namesrv: str, fresh: Names) -> None:
+    async def body() -> None:
+        topic, group = fresh("t"), fresh("g")
+        async with trimq.connect(namesrv) as mq:
+            await mq.admin.create_topic(topic, queues=2)
+            async with mq.subscribe(topic, group=group, start=trimq.Start.FIRST) as consumer:
+                for number in range(6):
+                    await mq.send(topic, b"%d" % number)
+                seen = 0
+                async for message in consumer:
+                    async with message:
+                        seen += 1
+                    if seen == 4:
+                        break
+            rest = []
+            async with mq.subscribe(topic, group=group) as consumer:
+                await mq.send(topic, b"last")
+                async for message in consumer:
+                    async with message:
+                        rest.append(message.body)
+                    if message.body == b"last" and len(rest) >= 3:
+                        break
+            assert len(rest) == 3
+            assert (await mq.admin.lag(group)).messages == 0
+
+    run(backend, body)
+
+
+@BACKENDS
+def test_a_failed_message_comes_back_with_its_next_attempt(backend: str, namesrv: str, fresh: Names) -> None:
+    async def body() -> None:
+        topic = fresh("t")
+        attempts: list[tuple[bytes, int, str]] = []
+        async with trimq.connect(namesrv) as mq, mq.subscribe(topic, group=fresh("g")) as consumer:
+            await mq.send(topic, b"bad")
+            await mq.send(topic, b"worse")
+            async for message in consumer:
+                async with message:
+                    attempts.append((message.body, message.attempt, message.topic))
+                    if message.attempt < 3:
+                        raise (
+                            ValueError("failed") if message.body == b"bad" else trimq.Retry(after=timedelta(seconds=1))
+                        )
+                if len(attempts) == 6:
+                    break
+        assert sorted(attempts) == sorted((body, n, topic) for body in (b"bad", b"worse") for n in (1, 2, 3))
+
+    run(backend, body)
+
+
+@BACKENDS
+def test_dead_letters_are_put_aside(backend: str, namesrv: str, fresh: Names) -> None:
+    async def body() -> None:
+        topic, group = fresh("t"), fresh("g")
+        async with trimq.connect(namesrv) as mq:
+            async with mq.subscribe(topic, group=group, max_attempts=2) as consumer:
+                await mq.send(topic, b"poison")
+                await mq.send(topic, b"fails")
+                left = 3
+                async for message in consumer:
+                    async with message:
+                        left -= 1
+                        raise trimq.DeadLetter("no good") if message.body == b"poison" else ValueError("failed")
+                    if not left:
+                        break
+            async with mq.pull() as reader:
+                dead = [message.body async for message in reader.iterate(f"%DLQ%{group}")]
+        assert sorted(dead) == [b"fails", b"poison"]
+
+    run(backend, body)
+
+
+@BACKENDS
+def test_members_share_the_queues_and_hand_them_over(backend: str, namesrv: str, fresh: Names) -> None:
+    async def body() -> None:
+        topic, group = fresh("t"), fresh("g")
+        seen: Counter[bytes] = Counter()
+        async with trimq.connect(namesrv) as one, trimq.connect(namesrv) as two:
+            await one.admin.create_topic(topic, queues=6)
+
+            async def handle(message: trimq.Received) -> None:
+                seen[message.body] += 1
+
+            def of_topic(consumer: trimq.PushConsumer) -> set[trimq.Queue]:
+                return {queue for queue in consumer.assignment if queue.topic == topic}
+
+            async with anyio.create_task_group() as nursery, one.subscribe(topic, group=group) as first:
+                await nursery.start(first.run, handle)
+                async with two.subscribe(topic, group=group) as second:
+                    await nursery.start(second.run, handle)
+                    await until(lambda: len(of_topic(first)) == len(of_topic(second)) == 3)
+                    assert not of_topic(first) & of_topic(second)
+                    async with one.producer() as producer, producer.stream() as stream:
+                        for number in range(300):
+                            await stream.send(trimq.Message(topic=topic, body=b"%d" % number))
+                    await until(lambda: len(seen) == 300)
+                await until(lambda: len(of_topic(first)) == 6)
+        assert set(seen.values()) == {1}
+
+    run(backend, body)
+
+
+@BACKENDS
+def test_ordered_queues_keep_their_order_through_failures(backend: str, namesrv: str, fresh: Names) -> None:
+    async def body() -> None:
+        topic = fresh("t")
+        seen: dict[str, list[int]] = {key: [] for key in "abc"}
+        async with trimq.connect(namesrv) as mq:
+            await mq.admin.create_topic(topic, queues=4)
+            async with mq.subscribe(topic, group=fresh("g"), ordered=True) as consumer:
+                async with mq.producer() as producer, producer.stream() as stream:
+                    for number in range(60):
+                        message = trimq.Message(topic=topic, body=b"%d" % number, order_key="abc"[number % 3])
+                        await stream.send(message)
+
+                async def handle(message: trimq.Received) -> None:
+                    if message.attempt == 1 and message.body.endswith(b"9"):
+                        raise trimq.Retry(after=timedelta(milliseconds=20))
+                    seen[message.order_key or ""].append(int(message.body))
+
+                async with anyio.create_task_group() as nursery:
+                    await nursery.start(consumer.run, handle)
+                    await until(lambda: sum(map(len, seen.values())) == 60)
+                    nursery.cancel_scope.cancel()
+        assert seen == {key: list(range(start, 60, 3)) for start, key in enumerate("abc")}
+
+    run(backend, body)
+
+
+@BACKENDS
+def test_every_member_of_a_broadcast_gets_everything(backend: str, namesrv: str, fresh: Names) -> None:
+    async def body() -> None:
+        topic, group = fresh("t"), fresh("g")
+        got: dict[str, list[bytes]] = {"one": [], "two": []}
+        async with trimq.connect(namesrv) as one, trimq.connect(namesrv) as two:
+            await one.admin.create_topic(topic, queues=2)
+            async with (
+                one.subscribe(topic, group=group, mode="broadcast") as first,
+                two.subscribe(topic, group=group, mode="broadcast") as second,
+                anyio.create_task_group() as nursery,
+            ):
+                for name, consumer in (("one", first), ("two", second)):
+
+                    async def handle(message: trimq.Received, name: str = name) -> None:
+                        got[name].append(message.body)
+
+                    await nursery.start(consumer.run, handle)
+                for number in range(10):
+                    await one.send(topic, b"%d" % number)
+                await until(lambda: len(got["one"]) == len(got["two"]) == 10)
+                nursery.cancel_scope.cancel()
+        assert sorted(got["one"]) == sorted(got["two"]) == [b"%d" % n for n in range(10)]
+
+    run(backend, body)
+
+
+@BACKENDS
+def test_a_slow_handler_holds_back_the_reading(backend: str, namesrv: str, fresh: Names) -> None:
+    async def body() -> None:
+        topic = fresh("t")
+        async with trimq.connect(namesrv) as mq:
+            await mq.admin.create_topic(topic, queues=1)
+            async with mq.subscribe(topic, group=fresh("g"), prefetch=16) as consumer:
+                async with mq.producer() as producer, producer.stream() as stream:
+                    for number in range(500):
+                        await stream.send(trimq.Message(topic=topic, body=b"%d" % number))
+                count = 0
+                async for message in consumer:
+                    assert len(consumer._ready) < 16
+                    async with message:
+                        count += 1
+                    if count == 500:
+                        break
+
+    run(backend, body)
+
+
+@BACKENDS
+def test_paused_queues_are_not_read(backend: str, namesrv: str, fresh: Names) -> None:
+    async def body() -> None:
+        topic = fresh("t")
+        async with trimq.connect(namesrv) as mq:
+            await mq.admin.create_topic(topic, queues=1)
+            async with mq.subscribe(topic, group=fresh("g")) as consumer:
+                await mq.send(topic, b"1")
+                async with await anext(consumer):
+                    consumer.pause()
+                await mq.send(topic, b"2")  # the pull that is held already may still bring this one
+                await mq.send(topic, b"3")
+                with anyio.move_on_after(0.3):
+                    async for message in consumer:
+                        assert message.body == b"2"
+                        await message.ack()
+                consumer.resume()
+                with anyio.fail_after(5):
+                    async for message in consumer:
+                        await message.ack()
+                        if message.body == b"3":
+                            break
+
+    run(backend, body)
+
+
+@BACKENDS
+def test_reading_by_hand(backend: str, namesrv: str, fresh: Names) -> None:
+    async def body() -> None:
+        topic = fresh("t")
+        async with trimq.connect(namesrv) as mq:
+            await mq.admin.create_topic(topic, queues=2)
+            async with mq.producer() as producer:
+                queue, other = await producer.queues(topic)
+                await producer.send_batch([trimq.Message(topic=topic, body=b"%d" % n) for n in range(40)], queue=queue)
+                middle = datetime.now(UTC)
+                await anyio.sleep(0.01)
+                await producer.send(trimq.Message(topic=topic, body=b"late"), queue=other)
+            async with mq.pull(fresh("g")) as reader:
+                assert await reader.queues(topic) == (queue, other)
+                await until_bounds(reader, queue, 40)
+                batch = await reader.read(queue, 10, max=5, wait=0)
+                assert [message.body for message in batch.messages] == [b"10", b"11", b"12", b"13", b"14"]
+                assert (batch.next_offset, batch.first_offset, batch.end_offset) == (15, 0, 40)
+                assert not (await reader.read(queue, trimq.Start.LAST, wait=0)).messages
+                beyond = await reader.read(queue, 999, wait=0)
+                assert (len(beyond.messages), beyond.next_offset) == (0, 40)
+                everything = [message.body async for message in reader.iterate(topic)]
+                assert everything == [*(b"%d" % n for n in range(40)), b"late"]
+                assert [message.body async for message in reader.iterate(topic, start=middle)] == [b"late"]
+                early = [message.body async for message in reader.iterate(topic, until=middle)]
+                assert early == [b"%d" % n for n in range(40)]
+                assert await reader.committed(queue) in (None, 0)
+                await reader.commit({queue: 12})
+                assert await reader.committed(queue) == 12
+                await reader.commit({queue: 3})
+                assert await reader.committed(queue) == 3, "a lower offset is a seek, and meant"
+
+    run(backend, body)
+
+
+async def until_bounds(reader: trimq.PullConsumer, queue: trimq.Queue, end: int) -> None:
+    """Acknowledgement does not wait for dispatch; ends do."""
+    with anyio.fail_after(5):
+        while (await reader.bounds(queue))[1] < end:  # noqa: ASYNC110  (the broker is in another thread)
+            await anyio.sleep(0.01)
+
+
+@BACKENDS
+def test_assigned_queues_are_read_ahead_and_can_be_sought(backend: str, namesrv: str, fresh: Names) -> None:
+    async def body() -> None:
+        topic, group = fresh("t"), fresh("g")
+        async with trimq.connect(namesrv) as mq:
+            await mq.admin.create_topic(topic, queues=2)
+            async with mq.producer() as producer, mq.pull(group) as reader:
+                queues = await producer.queues(topic)
+                for queue in queues:
+                    await producer.send_batch(
+                        [trimq.Message(topic=topic, body=b"%d" % n) for n in range(20)], queue=queue
+                    )
+                await reader.assign(queues)
+                got: list[bytes] = []
+                while len(got) < 40:
+                    got += [message.body for message in await reader.poll(max=7)]
+                assert sorted(got) == sorted(2 * [b"%d" % n for n in range(20)])
+                await reader.commit()
+                assert [await reader.committed(queue) for queue in queues] == [20, 20]
+                await reader.seek(queues[0], 18)
+                again: list[tuple[trimq.Queue, int]] = []
+                while len(again) < 2:
+                    again += [(message.queue, message.offset) for message in await reader.poll()]
+                assert again == [(queues[0], 18), (queues[0], 19)]
+                assert await reader.poll(wait=0.05) == []
+                with pytest.raises(trimq.errors.BadRequest, match="not assigned"):
+                    await reader.seek(trimq.Queue("other", "solo", 0), 0)
+
+    run(backend, body)
+
+
+@BACKENDS
+def test_following_a_topic_sees_what_comes(backend: str, namesrv: str, fresh: Names) -> None:
+    async def body() -> None:
+        topic = fresh("t")
+        async with trimq.connect(namesrv) as mq, mq.pull() as reader:
+            await mq.send(topic, b"0")
+            got = []
+            async for message in reader.iterate(topic, follow=True):
+                got.append(message.body)
+                if len(got) == 5:
+                    break
+                await mq.send(topic, b"%d" % len(got))
+            assert got == [b"0", b"1", b"2", b"3", b"4"]
+
+    run(backend, body)
+
+
+@BACKENDS
+def test_sending_the_same_message_twice_stores_it_once(backend: str, namesrv: str, fresh: Names) -> None:
+    async def body() -> None:
+        topic = fresh("t")
+        async with trimq.connect(namesrv) as mq, mq.producer() as producer:
+            message = trimq.Message(topic=topic, body=b"x")
+            first = await producer.send(message)
+            second = await producer.send(message)
+            assert not first.duplicate
+            assert second.duplicate
+            assert (first.queue, first.offset) == (second.queue, second.offset)
+
+    run(backend, body)
+
+
+@BACKENDS
+def test_a_lost_connection_neither_loses_nor_doubles(backend: str, namesrv: str, fresh: Names) -> None:
+    async def body() -> None:
+        topic = fresh("t")
+        async with trimq.connect(namesrv) as mq:
+            await mq.admin.create_topic(topic, queues=4)
+            async with mq.producer() as producer:
+
+                async def send(start: int) -> None:
+                    for number in range(start, start + 50):
+                        await producer.send(trimq.Message(topic=topic, body=b"%d" % number))
+
+                async with anyio.create_task_group() as tasks:
+                    for worker in range(8):
+                        tasks.start_soon(send, worker * 50)
+                    for _ in range(10):
+                        await anyio.sleep(0.01)
+                        address = next(iter(mq.instance.group("solo").all_addresses))
+                        mq.instance.remoting.close_channel(address, "cut by the test")
+                statistics = producer.statistics()
+            async with mq.pull() as reader:
+                await until_stored(reader, topic, 400)
+                bodies = [message.body async for message in reader.iterate(topic)]
+            assert sorted(bodies) == sorted(b"%d" % n for n in range(400))
+            assert statistics.stored == 400
+
+    run(backend, body)
+
+
+async def until_stored(reader: trimq.PullConsumer, topic: str, count: int) -> None:
+    with anyio.move_on_after(2):
+        queues = await reader.queues(topic)
+        while sum([(await reader.bounds(queue))[1] for queue in queues]) < count:  # noqa: ASYNC110  (as above)
+            await anyio.sleep(0.01)
+
+
+@BACKENDS
+def test_topics_cluster_and_lag(backend: str, namesrv: str, fresh: Names) -> None:
+    async def body() -> None:
+        topic, group = fresh("t"), fresh("g")
+        async with trimq.connect(namesrv) as mq:
+            made = await mq.admin.create_topic(topic, queues=3)
+            assert made.queues == {"solo": 3}
+            with anyio.fail_after(5):
+                while topic not in [each.name for each in await mq.admin.topics()]:  # noqa: ASYNC110  (as above)
+                    await anyio.sleep(0.01)
+            assert [queue.id for queue in (await mq.admin.route(topic)).read_queues] == [0, 1, 2]
+            (only,) = (await mq.admin.cluster()).groups
+            assert only.name == "solo"
+            assert only.leader is not None
+            with pytest.raises(NoRoute, match="no such replica group: nowhere"):
+                await mq.admin.create_topic(topic, groups=["nowhere"])
+            with pytest.raises(NoRoute, match="no broker has the topic"):
+                await mq.admin.route(fresh("missing"))
+            async with mq.subscribe(topic, group=group):
+                await mq.send(topic, b"x")
+            with anyio.fail_after(5):
+                while (await mq.admin.lag(group)).messages != 1:  # noqa: ASYNC110  (as above)
+                    await anyio.sleep(0.01)
+
+    run(backend, body)
