@@ -61,57 +61,72 @@ def split_frame(frame: bytes | memoryview) -> tuple[list[Any], memoryview]:
 
 
 class FrameReader:
-    """Cut a byte stream into frames (without their length words)."""
+    """Cut a byte stream into frames (without their length words).
 
-    __slots__ = ("_buffer", "_needed", "limit_bytes")
+    Frames are views of what was received: a large one is put together once, a small one not at all.
+    """
+
+    __slots__ = ("_needed", "_parts", "_size", "limit_bytes")
 
     def __init__(self, limit_bytes: int = FRAME_MAX_BYTES) -> None:
         self.limit_bytes = limit_bytes
         """Largest frame taken; a connection that has not introduced itself gets less."""
-        self._buffer = bytearray()
+        self._parts: list[bytes] = []
+        self._size = 0
         self._needed = 4
+        """Nothing can be complete before so many bytes are here."""
 
     @property
     def buffered(self) -> int:
         """Bytes of a frame that has not arrived in full."""
-        return len(self._buffer)
+        return self._size
 
-    def feed(self, data: bytes) -> list[bytes]:
+    def feed(self, data: bytes) -> list[memoryview]:
         """Take what was received, return the frames that are complete now. Raises CodecError."""
-        buffer = self._buffer
-        buffer += data
-        if len(buffer) < self._needed:
+        whole = self._gather(data)
+        if whole is None:
             return []
-        frames: list[bytes] = []
-        at = 0
-        end = len(buffer)
+        frames: list[memoryview] = []
+        view = memoryview(whole)
+        at, end = 0, len(whole)
         needed = 4
-        with memoryview(buffer) as view:
-            while end - at >= 4:
-                (size,) = _WORD.unpack_from(view, at)
-                self._check(size)
-                if end - at - 4 < size:
-                    needed = 4 + size
-                    break
-                frames.append(bytes(view[at + 4 : at + 4 + size]))
-                at += 4 + size
-        del buffer[:at]
-        self._needed = needed
+        while end - at >= 4:
+            (size,) = _WORD.unpack_from(whole, at)
+            self._check(size)
+            if end - at - 4 < size:
+                needed = 4 + size
+                break
+            frames.append(view[at + 4 : at + 4 + size])
+            at += 4 + size
+        self._keep(whole[at:] if at else whole, needed)
         return frames
 
-    def feed_one(self, data: bytes) -> bytes | None:
+    def feed_one(self, data: bytes) -> memoryview | None:
         """Like `feed`, but takes out the first frame only; the rest comes with the next `feed`. Raises CodecError."""
-        buffer = self._buffer
-        buffer += data
-        if len(buffer) < 4:
+        whole = self._gather(data)
+        if whole is None:
             return None
-        (size,) = _WORD.unpack_from(buffer)
+        (size,) = _WORD.unpack_from(whole)
         self._check(size)
-        if len(buffer) < 4 + size:
+        if len(whole) < 4 + size:
+            self._keep(whole, 4 + size)
             return None
-        frame = bytes(buffer[4 : 4 + size])
-        del buffer[: 4 + size]
-        return frame
+        self._keep(whole[4 + size :], 4)
+        return memoryview(whole)[4 : 4 + size]
+
+    def _gather(self, data: bytes) -> bytes | None:
+        """Everything that is here, once there may be a whole frame in it."""
+        if data:
+            self._parts.append(data)
+            self._size += len(data)
+        if self._size < self._needed:
+            return None
+        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+
+    def _keep(self, rest: bytes, needed: int) -> None:
+        self._parts = [rest] if rest else []
+        self._size = len(rest)
+        self._needed = needed
 
     def _check(self, size: int) -> None:
         if size > self.limit_bytes or size < 4:

@@ -468,7 +468,7 @@ class PeerTransport:
         log.warning("no hello in time; connection closed")
         return None
 
-    async def _first_frame(self, stream: Stream, reader: FrameReader) -> bytes | None:
+    async def _first_frame(self, stream: Stream, reader: FrameReader) -> memoryview | None:
         """The first frame of a connection, no matter how many came with it; None at the end of the stream."""
         while True:
             data = await stream.receive_some(RECEIVE_BYTES)
@@ -480,7 +480,7 @@ class PeerTransport:
             if frames is not None:
                 return frames
 
-    def _parse_hello(self, frame: bytes) -> tuple[Address, dict[str, Any]]:
+    def _parse_hello(self, frame: memoryview) -> tuple[Address, dict[str, Any]]:
         header, _body = split_frame(frame)
         if len(header) != 2 or header[0] != HELLO or not isinstance(header[1], dict):
             raise CodecError("the first frame is not a hello")
@@ -644,7 +644,7 @@ class PeerTransport:
             self._complain(link, group, Mismatch(field, f"refused by the peer: {detail}"))
         self._disagree(link, session, group)
 
-    def _frames(self, link: PeerLink, session: _Session, frames: list[bytes]) -> None:
+    def _frames(self, link: PeerLink, session: _Session, frames: Sequence[memoryview]) -> None:
         """All frames of one read: sort by group, one call per group. Raises CodecError."""
         inbox: dict[str, list[tuple[list[Any], memoryview]]] = {}
         empty = memoryview(b"")

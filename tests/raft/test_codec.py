@@ -126,7 +126,7 @@ def test_any_header_is_an_array_or_raises_the_codec_error(header: bytes) -> None
 def test_frames_survive_any_cutting_of_the_stream(bodies: list[bytes], cuts: list[int]) -> None:
     stream = b"".join(encode_frame([number, "x"], [body]) for number, body in enumerate(bodies))
     reader = FrameReader()
-    frames: list[bytes] = []
+    frames: list[memoryview] = []
     for cut in cuts:
         frames += reader.feed(stream[:cut])
         stream = stream[cut:]
