@@ -32,6 +32,8 @@ def run_async(command: Callable[[], Awaitable[None]]) -> None:
         trio.run(command)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # our reader (`| head`) has seen enough; click ends the command quietly
+        raise
     except (TrimqError, OSError) as error:
         fail(_line(error))
     except BaseExceptionGroup as group:
@@ -40,6 +42,8 @@ def run_async(command: Callable[[], Awaitable[None]]) -> None:
             sys.exit(INTERRUPTED)
         if not all(isinstance(leaf, TrimqError | OSError) for leaf in leaves):
             raise
+        if isinstance(leaves[0], BrokenPipeError):
+            raise leaves[0] from None
         fail(_line(leaves[0]))
 
 
