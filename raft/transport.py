@@ -6,11 +6,6 @@ version, both addresses, and per group what the group says of itself (its part i
 lineage, node id, store uuid, ...). What does not agree ends the session for that group, with one log line that names
 the field; a session without any group left in agreement is closed and retried slowly.
 
-Sending: three queues per link, strictly in this order: *control* (beats, votes, acknowledgements: everything queued
-goes out as one frame), *data* (entries, forwarded requests), *bulk* (file chunks). One `send_all` per wake-up, at most
-`PASS_BYTES` of data at a time, so that a beat never waits behind more than that. Messages to a peer without a session
-are dropped: Raft repeats what matters, and the forwarding part asks first.
-
 Receiving: all frames of one read are decoded and handed over per group in one call. Garbage ends that connection only.
 
 A session that breaks while the peer's address then *refuses* connections means that the process there has died: the
@@ -22,16 +17,16 @@ from __future__ import annotations
 import enum
 import logging
 import random
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import trio
 
 from raft.env import BROKEN, Network, Stream
 from raft.frames import FRAME_MAX_BYTES, CodecError, FrameReader, encode_frame, split_frame
-from raft.signals import Signal
+from raft.link import APP, BUNDLE, GROUP, HELLO, MESSAGE, RECEIVE_BYTES, REFUSED, Address, PeerLink, Session
 
 __all__ = ["Address", "Endpoint", "Mismatch", "PeerLink", "PeerTransport", "TransportConfig"]
 
@@ -40,39 +35,9 @@ log = logging.getLogger(__name__)
 PROTOCOL_VERSION = 1
 FEATURE_LEVEL = 1
 
-HELLO = 1
-GROUP = 2
-REFUSED = 3
-BUNDLE = 4
-MESSAGE = 5
-APP = 6
-
-RECEIVE_BYTES = 256 << 10
-PASS_BYTES = 256 << 10
 HELLO_MAX_BYTES = 1 << 20
 STRANGERS_MAX = 64
 """Connections that have not introduced themselves yet."""
-CONTROL_QUEUE_MAX = 10_000
-DATA_QUEUE_MAX_BYTES = 64 << 20
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Address:
-    """Where a node listens for its peers."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
-
-    @classmethod
-    def parse(cls, text: str) -> Address:
-        """`host:port`. Raises ValueError."""
-        host, colon, port = text.rpartition(":")
-        if not colon or not host or not port.isdigit():
-            raise ValueError(f"{text!r} is not host:port")
-        return cls(host, int(port))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,142 +94,6 @@ class Endpoint(Protocol):
     def receive_app(self, addr: Address, fields: list[Any], body: memoryview) -> None:
         """A frame of the application channel."""
         ...
-
-
-class PeerLink:
-    """The way to one peer address. Sending never blocks; False means dropped."""
-
-    def __init__(self, address: Address) -> None:
-        self.address = address
-        self.groups: set[str] = set()  # groups in agreement in the present session; membership only, never iterated
-        self.session: _Session | None = None
-        self.wanted_by: dict[str, None] = {}
-        self.sent_frames = 0
-        self.received_frames = 0
-        self.dropped = 0
-
-    def agreed(self, group: str) -> bool:
-        """Is there a session in which both sides accepted the group?"""
-        return self.session is not None and group in self.groups
-
-    def send_control(self, group: str, fields: Sequence[Any]) -> bool:
-        """Queue a small message without a body; everything queued goes as one frame, before all data."""
-        session = self.session
-        if session is None or group not in self.groups or len(session.control) >= CONTROL_QUEUE_MAX:
-            self.dropped += 1
-            return False
-        session.control.append([group, *fields])
-        session.wake.set()
-        return True
-
-    def send_data(
-        self, group: str, fields: Sequence[Any], body: Sequence[bytes | memoryview], *, app: bool = False
-    ) -> bool:
-        """Queue a message with a body, behind all control messages."""
-        session = self.session
-        if session is None or group not in self.groups or session.data_bytes >= DATA_QUEUE_MAX_BYTES:
-            self.dropped += 1
-            return False
-        frame = encode_frame([APP if app else MESSAGE, group, *fields], body)
-        session.data.append(frame)
-        session.data_bytes += len(frame)
-        session.wake.set()
-        return True
-
-    def send_bulk(self, group: str, fields: Sequence[Any], body: Sequence[bytes | memoryview]) -> bool:
-        """Queue a message that may wait for everything else (installation, repair)."""
-        session = self.session
-        if session is None or group not in self.groups or session.data_bytes >= DATA_QUEUE_MAX_BYTES:
-            self.dropped += 1
-            return False
-        frame = encode_frame([MESSAGE, group, *fields], body)
-        session.bulk.append(frame)
-        session.data_bytes += len(frame)
-        session.wake.set()
-        return True
-
-
-class _Session:
-    """One connection of a link, after both hellos."""
-
-    def __init__(self, transport: PeerTransport, link: PeerLink, stream: Stream, reader: FrameReader) -> None:
-        self.control: deque[list[Any]] = deque()
-        self.data: deque[bytes] = deque()
-        self.bulk: deque[bytes] = deque()
-        self.urgent: deque[bytes] = deque()
-        self.data_bytes = 0
-        self.wake = Signal()
-        self.scope = trio.CancelScope()
-        self.last_sent = transport.now
-        self.last_received = transport.now
-        self.broken = False
-        self.all_refused = False
-        self.closing = False
-        self.hellos: dict[str, dict[str, Any]] = {}  # what the peer's groups said, also of groups we do not have yet
-        self.refused_groups: set[str] = set()  # membership only
-        self._transport = transport
-        self._link = link
-        self._stream = stream
-        self._reader = reader
-
-    async def run(self) -> None:
-        with self.scope:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._send)
-                await self._receive()
-                nursery.cancel_scope.cancel()
-
-    def next_parts(self) -> list[bytes]:
-        """What goes out in one `send_all`: urgent, control, then data, then bulk, up to PASS_BYTES of the latter."""
-        parts: list[bytes] = []
-        if self.urgent:
-            parts.extend(self.urgent)
-            self.urgent.clear()
-        if self.control:
-            parts.append(encode_frame([BUNDLE, list(self.control)]))
-            self.control.clear()
-        size = 0
-        while self.data and size < PASS_BYTES:
-            frame = self.data.popleft()
-            size += len(frame)
-            parts.append(frame)
-        while self.bulk and size < PASS_BYTES:
-            frame = self.bulk.popleft()
-            size += len(frame)
-            parts.append(frame)
-        self.data_bytes -= size
-        return parts
-
-    async def _send(self) -> None:
-        try:
-            while True:
-                await self.wake.wait()
-                while parts := self.next_parts():
-                    self._link.sent_frames += len(parts)
-                    self.last_sent = self._transport.now
-                    await self._stream.send_all(parts[0] if len(parts) == 1 else b"".join(parts))
-                if self.closing:
-                    self.scope.cancel()
-        except BROKEN:
-            self.broken = True
-            self.scope.cancel()
-
-    async def _receive(self) -> None:
-        transport, link = self._transport, self._link
-        try:
-            # Frames that came together with the hello.
-            transport._frames(link, self, self._reader.feed(b""))
-            while True:
-                data = await self._stream.receive_some(RECEIVE_BYTES)
-                if not data:
-                    self.broken = True
-                    return
-                self.last_received = transport.now
-                transport._frames(link, self, self._reader.feed(data))
-        except BROKEN:
-            self.broken = True
-        except CodecError as error:
-            log.warning("peer sent garbage; connection closed", extra={"peer": str(link.address), "reason": str(error)})
 
 
 class _Ended(enum.Enum):
@@ -497,10 +326,11 @@ class PeerTransport:
         except ValueError as error:
             raise CodecError(f"sender {error}") from None
 
-    def _hello_frame(self, link: PeerLink) -> bytes:
-        groups = {
-            name: endpoint.hello() for name, endpoint in sorted(self._endpoints.items()) if name in link.wanted_by
-        }
+    def _our_groups(self, link: PeerLink) -> dict[str, dict[str, Any]]:
+        """What our groups say of themselves to this peer, now."""
+        return {name: endpoint.hello() for name, endpoint in sorted(self._endpoints.items()) if name in link.wanted_by}
+
+    def _hello_frame(self, link: PeerLink, groups: dict[str, dict[str, Any]]) -> bytes:
         fields = {
             "v": PROTOCOL_VERSION,
             "feature": FEATURE_LEVEL,
@@ -517,7 +347,8 @@ class PeerTransport:
         try:
             try:
                 with trio.fail_after(self._config.hello_timeout_s):
-                    await stream.send_all(self._hello_frame(link))
+                    said = self._our_groups(link)
+                    await stream.send_all(self._hello_frame(link, said))
                     if groups is None:
                         frame = await self._first_frame(stream, reader)
                         if frame is None:
@@ -528,7 +359,7 @@ class PeerTransport:
             except (*BROKEN, trio.TooSlowError):
                 return _Ended.NO_HELLO
             reader.limit_bytes = FRAME_MAX_BYTES
-            return await self._session(link, stream, reader, groups)
+            return await self._session(link, stream, reader, groups, said)
         except CodecError as error:
             log.warning(
                 "peer sent no valid hello; connection closed",
@@ -538,12 +369,24 @@ class PeerTransport:
         finally:
             await stream.aclose()
 
-    async def _session(self, link: PeerLink, stream: Stream, reader: FrameReader, groups: dict[str, Any]) -> _Ended:
+    async def _session(
+        self,
+        link: PeerLink,
+        stream: Stream,
+        reader: FrameReader,
+        groups: dict[str, Any],
+        said: dict[str, dict[str, Any]],
+    ) -> _Ended:
+        """`groups`: what the peer's hello said; `said`: what ours did."""
         if link.session is not None:
             old = link.session
             self._end(link, old)
             old.scope.cancel()
-        session = link.session = _Session(self, link, stream, reader)
+        session = link.session = Session(link, stream, reader, lambda: self.now, partial(self._frames, link))
+        # A group that came, or changed, while the hellos were on their way found no session to say so on.
+        for name, hello in self._our_groups(link).items():
+            if said.get(name) != hello:
+                self._urgent(link, [GROUP, name, hello])
         try:
             for name in sorted(groups, key=str):
                 self._introduce(link, session, name, groups[name])
@@ -555,7 +398,7 @@ class PeerTransport:
             return _Ended.REFUSED
         return _Ended.WORKED if session.broken else _Ended.CLOSED
 
-    def _end(self, link: PeerLink, session: _Session) -> None:
+    def _end(self, link: PeerLink, session: Session) -> None:
         """The session is over: forget it and tell the groups that were using it."""
         link.session = None
         groups = sorted(link.groups)
@@ -591,7 +434,7 @@ class PeerTransport:
             link.session.urgent.append(encode_frame(header))
             link.session.wake.set()
 
-    def _introduce(self, link: PeerLink, session: _Session, group: Any, hello: Any) -> None:  # Any: peer's bytes
+    def _introduce(self, link: PeerLink, session: Session, group: Any, hello: Any) -> None:  # Any: peer's bytes
         """A group of the peer says who it is: agree or refuse. Raises CodecError."""
         if not isinstance(group, str) or not isinstance(hello, dict):
             raise CodecError("a group's hello is malformed")
@@ -612,7 +455,7 @@ class PeerTransport:
             link.groups.add(group)
             endpoint.link_up(link.address)
 
-    def _disagree(self, link: PeerLink, session: _Session, group: str) -> None:
+    def _disagree(self, link: PeerLink, session: Session, group: str) -> None:
         """The group does not use this session; without any group in agreement there is no point in keeping it."""
         if group in link.groups:
             link.groups.discard(group)
@@ -635,7 +478,7 @@ class PeerTransport:
                 extra={"peer": str(link.address), "group": group, "field": mismatch.field, "detail": mismatch.detail},
             )
 
-    def _refused_by_peer(self, link: PeerLink, session: _Session, header: list[Any]) -> None:
+    def _refused_by_peer(self, link: PeerLink, session: Session, header: list[Any]) -> None:
         if len(header) != 4 or not all(isinstance(item, str) for item in header[1:]):
             raise CodecError("a refusal is malformed")
         group, field, detail = header[1:]
@@ -644,7 +487,7 @@ class PeerTransport:
             self._complain(link, group, Mismatch(field, f"refused by the peer: {detail}"))
         self._disagree(link, session, group)
 
-    def _frames(self, link: PeerLink, session: _Session, frames: Sequence[memoryview]) -> None:
+    def _frames(self, link: PeerLink, session: Session, frames: Sequence[memoryview]) -> None:
         """All frames of one read: sort by group, one call per group. Raises CodecError."""
         inbox: dict[str, list[tuple[list[Any], memoryview]]] = {}
         empty = memoryview(b"")

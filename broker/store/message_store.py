@@ -10,10 +10,12 @@ told through `on_failure`; reads of what was dispatched go on.
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import AsyncIterator, Callable, Container
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 import trio
@@ -23,15 +25,18 @@ from trimq.message.record import unpack_record
 
 from .commit_log import COLD_BYTES, RECENT_BYTES, CommitLog, Verdict, open_commit_log
 from .dispatch import Dispatcher, StateMachine
-from .entry import START
-from .errors import EntryDamaged, StoreError, StoreRefused
+from .errors import EntryDamaged, StoreBroken, StoreError, StoreRefused
 from .fs import FileSystem, offload
-from .index_segment import IndexDamaged
-from .key_index import KeyIndex
+from .identity import check_identity
+from .index_build import rebuild_index, scan_range
+from .index_segment import IndexDamaged, IndexSegment
+from .install import finish_install
+from .key_index import KEY_DIR, KeyIndex
 from .log_files import STRIP_BYTES
 from .pulls import Found, NeedDisk, Pulls
 from .queue_index import QueueIndex
 from .retention import RetentionConfig, SealedSegment, expired
+from .scrub import SCRUB_BYTES_PER_S, scrub
 from .snapshot import Snapshot, list_snapshots, read_snapshot, remove_old, write_snapshot
 
 __all__ = ["Found", "MessageStore", "NeedDisk", "StoreConfig", "open_message_store"]
@@ -55,6 +60,11 @@ class StoreConfig:
     snapshot_every_s: float = SNAPSHOT_EVERY_S
     snapshot_every_bytes: int = SNAPSHOT_EVERY_BYTES
     retention: RetentionConfig = field(default_factory=RetentionConfig)
+    cluster: str = ""
+    group: str = ""
+    """Whose store it has to be; empty: not compared."""
+    scrub_bytes_per_s: int = SCRUB_BYTES_PER_S
+    """Pace at which old segments are read again to find rot."""
 
 
 class MessageStore:
@@ -78,8 +88,8 @@ class MessageStore:
         self._segment_times: dict[int, int] = {}
         self.pending: Callable[[], bytes] | None = None
         """Gives what the marks shall keep of consumer offsets that wait for a leader."""
-        self.keep_from: Callable[[], int] | None = None
-        """Gives the oldest index that somebody still reads (an install): retention spares it."""
+        self.pins: list[int] = []
+        """Oldest index that each reader (an export) still needs: retention spares it."""
         self.on_failure: Callable[[Exception], None] | None = None
 
     # -- marks -----------------------------------------------------------------------------------------------------
@@ -124,7 +134,11 @@ class MessageStore:
         self, key: int, offset: int, max_count: int, max_bytes: int, wanted: Container[int] | None
     ) -> Found:
         """The same from wherever it is. Raises `OSError`; damage is one (EIO), the replica knows of it by then."""
-        return await self._pulls.get_from_disk(key, offset, max_count, max_bytes, wanted)
+        try:
+            return await self._pulls.get_from_disk(key, offset, max_count, max_bytes, wanted)
+        except IndexDamaged as error:
+            await self._mend_as_os_error(error)
+            return await self._pulls.get_from_disk(key, offset, max_count, max_bytes, wanted)
 
     async def read_record(self, position: int) -> bytes:
         """The record that starts at a log position. Raises `StoreError` when none does, `OSError`."""
@@ -134,8 +148,18 @@ class MessageStore:
             raise StoreError(str(error)) from None
 
     async def query_key(self, tid: int, key: bytes, begin_ms: int, end_ms: int, limit: int) -> list[int]:
-        """Positions of records that may have the key (the caller compares), newest first."""
-        return await self.keys.lookup(tid, key, begin_ms, end_ms, limit)
+        """Positions of records that may have the key (the caller compares), newest first. Raises `OSError`."""
+        try:
+            return await self.keys.lookup(tid, key, begin_ms, end_ms, limit)
+        except IndexDamaged as error:
+            await self._mend_as_os_error(error)
+            return await self.keys.lookup(tid, key, begin_ms, end_ms, limit)
+
+    async def _mend_as_os_error(self, error: IndexDamaged) -> None:
+        try:
+            await self._mend_index(error.path)
+        except (StoreError, LookupError) as why:
+            raise OSError(errno.EIO, f"{error}; it cannot be built again now: {why}") from why
 
     def position_of(self, key: int, offset: int) -> int:
         """Log position of a queue offset when it is recent, else 0."""
@@ -200,7 +224,8 @@ class MessageStore:
     async def recover(self) -> None:
         """Restore the newest snapshot that fits the log, else begin at its start. Called once, before dispatch."""
         lineage = self.log.lineage
-        for index in await list_snapshots(self.fs) if self.log.formed else []:
+        snapshots = await list_snapshots(self.fs)
+        for index in snapshots if self.log.formed else []:
             found = await read_snapshot(self.fs, index)
             if found is None:
                 log.warning("snapshot damaged; an older one is used", extra={"index": index})
@@ -209,27 +234,49 @@ class MessageStore:
                 raise StoreRefused(f"meta/{index:020d} belongs to another log: remove the store, or put its own back")
             if index > self.log.last.index or self.log.entry_id(index) != found.at:
                 continue  # of a tail that is gone; recovery has judged that already
-            try:
-                await self.queues.restore(found.keys, found.lows, found.ends, index, lineage)
-                await self.keys.restore(index, lineage)
-            except IndexDamaged as error:
-                log.warning("index damaged; it is built again", extra={"detail": str(error)})
-                continue
             self.machine.restore(found.machine)
+            await self._recover_index(found)
             self._dispatcher.start_at(index, found.at.end)
             self._snapshots = await remove_old(self.fs)
             self._snapshot_end = found.at.end
+            if self.log.fault is None:
+                await self.forget_removed()
             break
         else:
             await self.queues.clear()
             await self.keys.clear()
-            base = self.log.base
-            if self.log.formed and base != START:
-                raise StoreRefused(
-                    f"the log begins at entry {base.index + 1} and no snapshot covers what was before: "
-                    "remove this replica's store and let it be installed from its peers"
-                )
+            if self.log.formed and self.log.first_index > 1:
+                self.log.declare_lost(f"the log begins at entry {self.log.first_index} and no snapshot covers the rest")
+                return
         self.allow(min(self.log.hint, self.log.last.index))
+
+    async def _recover_index(self, snapshot: Snapshot) -> None:
+        """The sealed files up to the snapshot, or, when they are not whole, new ones from the log."""
+        index, lineage = snapshot.at.index, snapshot.lineage
+        try:
+            await self.queues.restore(snapshot.keys, snapshot.lows, snapshot.ends, index, lineage)
+            await self.keys.restore(index, lineage)
+        except IndexDamaged as error:
+            log.warning("index not whole; it is built again", extra={"detail": str(error)})
+            try:
+                await rebuild_index(self.log, self.queues, self.keys, snapshot, self.machine.topic_id)
+            except (EntryDamaged, LookupError) as damage:
+                self.log.declare_lost(f"the index cannot be built again: {damage}")
+
+    async def _mend_index(self, path: str) -> None:
+        """Make one damaged index file again from the log."""
+        covered = IndexSegment.range_of(path.rpartition("/")[2])
+        if covered is None:
+            raise StoreBroken(f"index: {path} does not have what it must have")
+        async with self._snapshot_lock:
+            log.warning("index file is built again", extra={"path": path})
+            first, last = max(covered[0], self.log.first_index), covered[1]
+            found = await scan_range(self.log, first, last, self.machine.topic_id)
+            if path.startswith(KEY_DIR):
+                sealing = replace(found.keys, first=covered[0], last=last)
+                await self.keys.replace(path, sealing, self.log.lineage)
+            else:
+                await self.queues.replace(path, found.runs, self.log.lineage)
 
     async def forget_removed(self) -> None:
         """The log begins later now: the indexes follow."""
@@ -258,9 +305,9 @@ class MessageStore:
                     log.warning("marks not written", extra={"error": str(error)})
 
     async def write_marks(self) -> None:
-        """Dispatched is committed and durable: it is the floor."""
+        """What is dispatched is committed; as far as it is durable too, it is the floor."""
         index = self.dispatched
-        at = self.log.entry_id(index)
+        at = self.log.entry_id(min(index, self.log.durable.index))
         if at is None:
             return
         changes: dict[str, object] = {"dispatched": index, "floor": at}
@@ -298,8 +345,7 @@ class MessageStore:
             if len(self._snapshots) < 2:
                 await self.snapshot()
             removable = min(self._snapshots[-1] if len(self._snapshots) > 1 else 0, self.dispatched)
-            if self.keep_from is not None:
-                removable = min(removable, self.keep_from() - 1)
+        removable = min([removable, *(pin - 1 for pin in self.pins)])
         count = expired(
             segments,
             self.config.retention,
@@ -346,8 +392,13 @@ async def open_message_store(
     """Recover a replica's store and run its tasks for as long as the block runs.
 
     Raises `StoreRefused` (another cluster, a newer format), `OSError`. A damaged or unformed log opens, with its
-    verdict. Left without an error, a snapshot and the clean mark are written.
+    verdict. Left without an error, a snapshot and the clean mark are written. An installation whose manifest is there
+    is put in place first.
     """
+    if config.cluster or config.group:
+        await check_identity(fs, cluster=config.cluster, group=config.group)
+    if await finish_install(fs):
+        log.warning("the log was installed from a peer")
     async with open_commit_log(
         fs, recent_bytes=config.recent_bytes, cold_bytes=config.cold_bytes, strip_bytes=config.strip_bytes
     ) as commit_log:
@@ -359,6 +410,7 @@ async def open_message_store(
             nursery.start_soon(store.run_marks)
             nursery.start_soon(store.run_snapshots)
             nursery.start_soon(store.run_retention)
+            nursery.start_soon(partial(scrub, commit_log, bytes_per_s=config.scrub_bytes_per_s))
             yield store
             nursery.cancel_scope.cancel()
         if commit_log.formed and commit_log.fault is None and store.failure is None:

@@ -15,6 +15,7 @@ connection open for a quarter of an hour.
 
 from __future__ import annotations
 
+import errno
 import resource
 import socket
 import sys
@@ -150,11 +151,27 @@ def _lost(error: Exception) -> ConnectionError:
     return ConnectionError(str(error.__cause__ or error) or "connection closed")
 
 
+def _refused(error: BaseException) -> bool:
+    """Whether every attempt behind an error was refused: nobody listens there."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(_refused(each) for each in error.exceptions)
+    if isinstance(error, ConnectionRefusedError):
+        return True
+    return error.__cause__ is not None and _refused(error.__cause__)
+
+
 class TrioNetwork:
     """TCP under Trio."""
 
     async def connect(self, host: str, port: int) -> Stream:
-        stream = await trio.open_tcp_stream(host, port)
+        try:
+            stream = await trio.open_tcp_stream(host, port)
+        except OSError as error:
+            if _refused(error):
+                # Trio reports any failure as a bare OSError; that *nobody listens* means more than that: a peer's
+                # process is gone (a hint for an election), whereas a timeout says nothing.
+                raise ConnectionRefusedError(errno.ECONNREFUSED, f"{host}:{port} refuses connections") from error
+            raise
         _tune(stream.socket)
         return TrioStream(stream)
 
