@@ -7,6 +7,7 @@ queue is bounded in requests and in bytes; a full lane answers SYSTEM_BUSY at on
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Awaitable, Callable
 
@@ -14,8 +15,10 @@ import trio
 
 __all__ = ["Lane", "Work"]
 
+log = logging.getLogger(__name__)
+
 Work = Callable[[], Awaitable[None]]
-"""Serves one request to its end; must not raise for what the request did."""
+"""Serves one request to its end, answer included."""
 
 
 class Lane:
@@ -57,4 +60,8 @@ class Lane:
             work, size = await self._receive.receive()
             self._bytes -= size
             self.served += 1
-            await work()
+            try:
+                await work()
+            except Exception:
+                # The top of a task: one request must not end the lane for all others.
+                log.exception("request failed", extra={"lane": self.name})

@@ -11,7 +11,6 @@ clients.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -30,10 +29,11 @@ from broker.processor.request import Refused, Typed, client_of
 from broker.replication.base import Replicator
 from broker.replication.intake import Intake
 from broker.service.hold import HeldPull, HoldTable
+from broker.store.errors import StoreError
 from broker.store.message_store import Found, MessageStore, NeedDisk
 from trimq.wire.codes import ResponseCode
-from trimq.wire.command import encode_response_head
 from trimq.wire.headers.pull import PullFlag, PullHeader
+from trimq.wire.responses import encode_pull_head
 
 if TYPE_CHECKING:
     from broker.replication.base import ReplyTo
@@ -49,12 +49,6 @@ OURS_BYTES_MAX = 1 << 20
 """For clients that said HELLO: one answer may be larger than RocketMQ's 32 messages, 256 KiB."""
 
 _parse = lru_cache(maxsize=4096)(parse_tags)
-
-
-@dataclass(frozen=True, slots=True)
-class _Bounds:
-    low: int
-    end: int
 
 
 class PullProcessor:
@@ -230,7 +224,10 @@ class PullProcessor:
                 count, size = min(count, self._config.cold_count), min(size, self._config.cold_bytes)
             try:
                 found = await self._store.get_from_disk(pull.key, pull.scanned, count, size, pull.filter.codes)
-            except OSError as error:
+            except LookupError:
+                self._outside(pull, *self._bounds(pull.key), False)  # retention was faster
+                return
+            except (OSError, StoreError) as error:
                 self._respond(pull, ResponseCode.SYSTEM_ERROR, 0, remark=f"the message cannot be read: {error}")
                 return
             self._found(pull, found, may_hold and trio.current_time() < pull.deadline)
@@ -248,16 +245,12 @@ class PullProcessor:
             self._respond(pull, ResponseCode.SUCCESS, found.next_offset, parts=found.parts, remark="FOUND")
             return
         low, end = self._bounds(pull.key)
-        if low <= pull.scanned < end and may_hold:
-            # The scan limit of one look was reached, or messages came meanwhile. Not recursion without end: each
-            # look moves on, and a client that may be held gets its turn again from the loop.
-            self._hold_for_more(pull)
+        if low <= pull.scanned < end:
+            # The scan limit of one look was reached, or messages came meanwhile. The client asks again at once from
+            # the new offset, so nobody's loop is held up by a long scan.
+            self._respond(pull, ResponseCode.PULL_RETRY_IMMEDIATELY, pull.scanned, remark="NO_MATCHED_MESSAGE")
             return
         self._outside(pull, low, end, may_hold)
-
-    def _hold_for_more(self, pull: HeldPull) -> None:
-        # Answer with the new offset: the client asks again at once, and nobody's loop is held up by a long scan.
-        self._respond(pull, ResponseCode.PULL_RETRY_IMMEDIATELY, pull.scanned, remark="NO_MATCHED_MESSAGE")
 
     def _outside(self, pull: HeldPull, low: int, end: int, may_hold: bool) -> None:
         """Nothing at this offset: decide by where it lies and by what this replica is."""
@@ -267,7 +260,7 @@ class PullProcessor:
         if ready and not moved and (offset < low or offset > self._intake.view.next_offset(pull.key)):
             self._respond(pull, ResponseCode.PULL_OFFSET_MOVED, end if offset > end else low, remark="OFFSET_MOVED")
             return
-        if not ready and offset < low and not self._leads():
+        if not ready and offset < low and not self._replicator.admitting:
             # Our log may begin later than the leader's: let the client ask there.
             self._respond(pull, ResponseCode.PULL_RETRY_IMMEDIATELY, offset, remark="ask the leader (broker id 0)")
             return
@@ -288,9 +281,6 @@ class PullProcessor:
         else:
             self._respond(pull, ResponseCode.PULL_RETRY_IMMEDIATELY, offset, remark="NO_MATCHED_MESSAGE")
 
-    def _leads(self) -> bool:
-        return self._replicator.admitting
-
     def _hold(self, pull: HeldPull) -> bool:
         if getattr(pull.reply, "closed", False):
             return True  # nobody waits for the answer any more
@@ -303,13 +293,7 @@ class PullProcessor:
         self, pull: HeldPull, code: int, next_offset: int, *, parts: list[bytes] | None = None, remark: str = ""
     ) -> None:
         low, end = self._bounds(pull.key)
-        ext = {
-            "suggestWhichBrokerId": "0",
-            "nextBeginOffset": str(next_offset),
-            "minOffset": str(low),
-            "maxOffset": str(end),
-        }
         size = sum(map(len, parts)) if parts else 0
-        head = encode_response_head(pull.opaque, pull.serialize, code, ext, remark, size)
+        head = encode_pull_head(pull.opaque, pull.serialize, code, next_offset, low, end, size, remark=remark)
         self._counters.get_bytes += size
         pull.reply.send(b"".join((head, *parts)) if parts else head)

@@ -173,6 +173,18 @@ class User:
         return await self.ask(RequestCode.HEART_BEAT, body=data.to_json())
 
 
+async def drained(user: User, topic: str, queue: int, end: int, *, start: int = 0) -> list[MessageExt]:
+    """All messages of a queue from `start` to `end`, however many pulls that takes."""
+    found: list[MessageExt] = []
+    at = start
+    while at < end:
+        answer = await user.pull(topic, queue, at, hold_ms=5_000)
+        assert answer.code == 0, answer
+        found += messages(answer)
+        at = int(answer.ext["nextBeginOffset"])
+    return found
+
+
 def messages(answer: Command) -> list[MessageExt]:
     """The messages in a pull's answer."""
     return decode_messages(answer.body)
