@@ -9,11 +9,10 @@ there is no `await` in between, so nothing needs a lock.
     node ───► tick ──┼─► loop: core ────────┼─► host: role, commit, membership
     host ───► calls ─┘                      └─► waiters of barriers and transfers
 
-Life of a replica: *unformed* (no core; formation decides), or *amnesiac* (the hard state was lost beside a log: no core
-until every other voter has told its term, so that no forgotten vote can be given twice), then *running*; *mending* (no
-core) whenever the log turns out to be damaged, at the start or later, and then running again with a new core. A broken
-invariant or a bug ends `run` with an exception: the group stops, the process and its other groups do not; whoever
-started it answers its waiters.
+Life of a replica: first no core, as long as `Birth` says why; then *running*; *mending* (no core) whenever the log
+turns out to be damaged, at the start or later, or is about to be replaced, and then running again with a new core. A
+broken invariant or a bug ends `run` with an exception: the group stops, the process and its other groups do not;
+whoever started it answers its waiters.
 """
 
 from __future__ import annotations
@@ -22,21 +21,19 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import trio
 
-from raft.codec import DRIVER_CODES, decode_message, encode_message, take_int
-from raft.core import InvariantBroken, RaftCore
+from raft.birth import FORM, Birth, WrongStore
+from raft.codec import DRIVER_CODES, decode_message, encode_message
+from raft.core import RaftCore
 from raft.core.errors import NotLeader as CoreNotLeader
 from raft.core.errors import Refused
 from raft.core.messages import AppendRequest, Message
-from raft.core.ready import InstallNeeded, Ready, RoleChange, TransferEnd
+from raft.core.ready import Ready, TransferEnd
 from raft.core.types import (
     EntryLike,
-    Health,
-    Member,
     Membership,
     NodeId,
     RaftConfig,
@@ -44,88 +41,23 @@ from raft.core.types import (
     StorageFault,
 )
 from raft.feeder import Feeder
-from raft.formation import Formation, Introduction
-from raft.frames import CodecError
-from raft.hard_state import SPENT_VOTE, HardStateFile, StateVerdict, StoredState
-from raft.identity import check_identity, hello_fields, read_hello
+from raft.hard_state import HardStateFile
+from raft.host import GroupHost
+from raft.identity import hello_fields
+from raft.members import GroupMembers, GroupSettings
 from raft.node import RaftNode
 from raft.signals import Signal
 from raft.storage import LogStorage, StorageDamaged
-from raft.transport import Address, Mismatch, PeerLink, PeerTransport
+from raft.transport import Address, Mismatch, PeerTransport
 from raft.writer import LogWriter
 
-__all__ = ["GroupHost", "GroupSettings", "RaftGroup"]
+__all__ = ["GroupHost", "GroupSettings", "RaftGroup", "WrongStore"]
 
 log = logging.getLogger(__name__)
 
-FORM = DRIVER_CODES
-"""Driver message: entry 1, offered to an unformed member."""
-
-FORMING_TERM = 1
 STALLED_S = 5.0
-WAITING_LOG_S = 10.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupSettings:
-    """What a replica has to know to take part."""
-
-    cluster: str
-    group: str
-    node_id: NodeId
-    peers: tuple[Member, ...]
-    """All configured replicas, this one included: id, rank and peer address. Used until a membership is known."""
-    client_address: str = ""
-    listen_host: str | None = None
-    """Where to bind; the host of this replica's peer address by default."""
-
-
-class GroupHost(Protocol):
-    """Who uses the group. Called from within a turn of the loop: synchronous, short, must not raise."""
-
-    def core_started(self, core: RaftCore) -> None:
-        """The replica takes part from now on; `core.commit` is what recovery knows to be committed."""
-        ...
-
-    def form_entries(self) -> None:
-        """This replica leads: propose what is due (`RaftGroup.may_form`, `RaftGroup.propose`)."""
-        ...
-
-    def role_changed(self, change: RoleChange) -> None: ...
-
-    def committed(self, first: int, last: int) -> None:
-        """Entries [first, last] are committed; what is durable here may lag behind."""
-        ...
-
-    def durable_moved(self) -> None:
-        """A write ended."""
-        ...
-
-    def members_changed(self, membership: Membership) -> None: ...
-
-    def ticked(self) -> None:
-        """For sweeps; called on every tick."""
-        ...
-
-    def link_changed(self, node: NodeId, *, up: bool) -> None: ...
-
-    def app_frame(self, node: NodeId, fields: Sequence[Any], body: memoryview) -> None:
-        """A frame of the application channel. Raises CodecError."""
-        ...
-
-    def driver_message(self, node: NodeId, fields: Sequence[Any], body: memoryview) -> None:
-        """A driver message that is not the group's own business (installation, repair). Raises CodecError."""
-        ...
-
-    def install_needed(self, need: InstallNeeded) -> None: ...
-
-    def core_stopped(self) -> None:
-        """The log is damaged, or held for an installation: no core until `RaftGroup.resume`."""
-        ...
-
-    def log_released(self) -> None:
-        """Nothing of the stopped core writes any more: the log may be mended."""
-        ...
+MENDING = "entries from its peers (damaged log)"
+INSTALLING = "the end of an installation"
 
 
 class RaftGroup:
@@ -134,6 +66,7 @@ class RaftGroup:
     def __init__(
         self,
         node: RaftNode,
+        transport: PeerTransport,
         settings: GroupSettings,
         storage: LogStorage,
         hard: HardStateFile,
@@ -145,17 +78,18 @@ class RaftGroup:
         self.core: RaftCore | None = None
         """None while unformed or amnesiac."""
         self.storage = storage
-        self.waiting_for = ""
-        """Why there is no core yet, for status and logs."""
         self._node = node
         self._hard = hard
         self._host = host
         self._rng = rng
-        self._transport: PeerTransport | None = None
+        self._transport = transport
+        self._members = GroupMembers(settings, transport)
+        self._birth = Birth(settings, storage, hard, self._members, rng)
         self._nursery: trio.Nursery | None = None
         self._writer = LogWriter(storage, hard, self._written)
         self._writer_scope = trio.CancelScope()
         self._mending = False
+        self._mending_for = ""
         self._held = False
         self._resume = False
         self._stopped = trio.Event()
@@ -166,18 +100,9 @@ class RaftGroup:
         self._tick_due = False
         self._wake = Signal()
         self._feeders: dict[NodeId, Feeder] = {}
-        self._members: tuple[Member, ...] = settings.peers
-        self._ids: dict[Address, NodeId] = {}
-        self._links: dict[NodeId, PeerLink] = {}
-        self._introductions: dict[NodeId, Introduction] = {}
-        self._offers: deque[NodeId] = deque()
-        self._offered: deque[tuple[NodeId, Sequence[EntryLike]]] = deque()
-        self._formation: Formation | None = None
-        self._formed_here = False
         self._barriers: dict[int, Callable[[int | None], None]] = {}
         self._next_token = 1
         self._transfers: list[Callable[[TransferEnd], None]] = []
-        self._next_waiting_log = 0.0
 
     # what the host asks
 
@@ -259,32 +184,6 @@ class RaftGroup:
             raise result[0]
         return result[0]
 
-    def link(self, node: NodeId) -> PeerLink | None:
-        """The link to a member; None for strangers and for this replica itself."""
-        return self._links.get(node)
-
-    def connected(self, node: NodeId) -> bool:
-        """Is there a session with the member in which both sides accepted this group?"""
-        link = self._links.get(node)
-        return link is not None and link.agreed(self.settings.group)
-
-    def client_address(self, node: NodeId) -> str:
-        """Where clients reach a member; "" when unknown."""
-        if node == self.node_id:
-            return self.settings.client_address
-        told = self._introductions.get(node)
-        if told is not None and told.client_address:
-            return told.client_address
-        for member in self._members:
-            if member.id == node:
-                return member.client_address
-        return ""
-
-    @property
-    def members(self) -> tuple[Member, ...]:
-        """All members, voters and learners, as far as known."""
-        return self._members
-
     @property
     def fault(self) -> tuple[StorageFault | None, str]:
         """What the disk does not do, and why."""
@@ -293,67 +192,34 @@ class RaftGroup:
     # running
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Take part until cancelled. `started()` when the listener is bound.
-
-        Raises OSError when the peer address cannot be bound, InvariantBroken and anything unexpected.
-        """
-        own = next(member for member in self.settings.peers if member.id == self.node_id)
-        self._transport = transport = await self._node.transport(Address.parse(own.address), self.settings.listen_host)
-        await self._identify()
-        remove = self._node.add(self.settings.group, self)
+        """Take part until cancelled. Raises WrongStore before `started()`, later InvariantBroken and anything else."""
+        name = self.settings.group
+        await self._birth.identify()
+        remove = self._node.add(name, self)
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                self._use_members(self._members)
+                self._members.use(self.settings.peers)
                 if self.storage.formed:
                     self._start_core()
-                else:
-                    self._formation = Formation(self._introduction(), self.settings.peers)
-                    self.waiting_for = "all peers (the group is not formed yet)"
-                transport.register(self.settings.group, self)
+                self._transport.register(name, self)
                 nursery.start_soon(self._loop)
                 task_status.started()
         finally:
             self._nursery = None
             remove()
-            transport.unregister(self.settings.group)
-
-    async def _identify(self) -> None:
-        """A fresh store draws its uuid; a known one must be this group's."""
-        state = self._hard.state
-        settings = self.settings
-        if self._hard.verdict is StateVerdict.FRESH:
-            await self._hard.save(
-                StoredState(
-                    store_uuid=f"{self._rng.getrandbits(128):032x}", cluster=settings.cluster, group=settings.group
-                )
-            )
-        elif self._hard.verdict is StateVerdict.FOUND:
-            for field, ours, theirs in (
-                ("cluster", settings.cluster, state.cluster),
-                ("group", settings.group, state.group),
-            ):
-                if ours != theirs:
-                    raise WrongStore(f"this store belongs to {field} {theirs!r}, the configuration says {ours!r}")
-
-    def _introduction(self) -> Introduction:
-        state = self._hard.state
-        uuid = state.store_uuid
-        if self._hard.verdict is StateVerdict.DAMAGED:  # the log is this replica's own, and says which store it was
-            uuid = next((member.uuid for member in self._members if member.id == self.node_id), "")
-        return Introduction(self.node_id, uuid, self.settings.client_address, self.storage.lineage, state.term)
+            self._transport.unregister(name)
 
     def _start_core(self) -> None:
         """From the log and the hard state to a running core; or wait for all voters when the hard state is lost."""
         recovered = self.storage.recovered(self._hard.state)
         if recovered.memberships:
             self._use_membership(recovered.memberships[-1][1])
-        if self._hard.verdict is StateVerdict.DAMAGED:
-            self.waiting_for = "all voters (the hard state is lost: votes given before must not be repeated)"
+        if self._birth.waiting_for:
             log.error("hard state lost; waiting for every voter's term", extra={"group": self.settings.group})
             return
         if self.storage.damage is not None:
-            self.waiting_for = "entries from its peers (damaged log)"
+            self._mending_for = MENDING
             self._mending = True
             self._host.log_released()
             return
@@ -372,12 +238,10 @@ class RaftGroup:
             recovered,
             self._node.now_ms(),
         )
-        self.waiting_for = ""
-        self._formation = None
+        self._mending_for = ""
         self._host.core_started(self.core)
-        for node in sorted(self._links):
-            if self.connected(node):
-                self.core.link_up(node, self._node.now_ms())
+        for node in self._members.connected_ids:
+            self.core.link_up(node, self._node.now_ms())
         self._wake.set()
 
     def _start_writer(self) -> None:
@@ -405,16 +269,22 @@ class RaftGroup:
                 if self._resume:
                     self._mending = self._resume = False
                     self._start_core()
-            elif self._formation is not None:
-                await self._form(self._formation)
             else:
-                await self._remember()
-            self._offer_forming()
+                await self._be_born()
+            await self._birth.hand_out()
+
+    async def _be_born(self) -> None:
+        ticked, self._tick_due = self._tick_due, False
+        self._calls.clear()
+        if await self._birth.step(ticked=ticked):
+            self._start_core()
+            # Links first hear that this replica is formed, then what it wants from them.
+            self._members.reintroduce()
 
     async def _stop_core(self) -> None:
         """The log is damaged or about to be replaced: this replica promises nothing until `resume`."""
         self.core = None
-        self.waiting_for = "the end of an installation" if self._held else "entries from its peers (damaged log)"
+        self._mending_for = INSTALLING if self._held else MENDING
         self._inbox.clear()
         self._calls.clear()
         for feeder in self._feeders.values():
@@ -504,7 +374,7 @@ class RaftGroup:
             if type(message) is AppendRequest:
                 self._feed(message)
             else:
-                link = self._links.get(message.to)
+                link = self._members.link(message.to)
                 if link is not None:
                     link.send_control(group, encode_message(message))
         if ready.appends:
@@ -546,7 +416,7 @@ class RaftGroup:
         return self.core.pending(first, last) if self.core is not None else ()
 
     def _send_entries(self, request: AppendRequest, entries: Sequence[EntryLike]) -> None:
-        link = self._links.get(request.to)
+        link = self._members.link(request.to)
         if link is None:
             return
         fields = encode_message(request)
@@ -557,83 +427,58 @@ class RaftGroup:
 
     # members and links
 
-    def _use_membership(self, membership: Membership) -> None:
-        self._use_members(membership.voters + membership.learners)
+    @property
+    def members(self) -> GroupMembers:
+        """Who belongs to the group, and the links to them."""
+        return self._members
 
-    def _use_members(self, members: tuple[Member, ...]) -> None:
-        """Know the members by address, and want links to them (and to configured peers that are not formed yet)."""
-        transport = self._transport
-        assert transport is not None, "members matter while the group runs"
-        self._members = members
-        addresses = {}
-        for member in (*self.settings.peers, *members):
-            if member.address:
-                addresses[Address.parse(member.address)] = member.id
-        self._ids = addresses
-        self._links = {node: transport.link(address) for address, node in addresses.items() if node != self.node_id}
-        transport.set_peers(self.settings.group, list(addresses))
+    @property
+    def waiting_for(self) -> str:
+        """Why there is no core, for status and logs; "" when there is one."""
+        return self._mending_for or self._birth.waiting_for
+
+    def _use_membership(self, membership: Membership) -> None:
+        self._members.use(membership.voters + membership.learners)
 
     def send_bulk(self, node: NodeId, fields: Sequence[Any], body: Sequence[bytes]) -> bool:
         """Send a driver message of the host behind everything urgent; False when there is no link."""
-        link = self._links.get(node)
+        link = self._members.link(node)
         return link is not None and link.send_bulk(self.settings.group, fields, body)
 
-    @property
-    def connected_members(self) -> tuple[NodeId, ...]:
-        """Members with a working link, sorted."""
-        return tuple(node for node in sorted(self._links) if self.connected(node))
-
     def hello(self) -> dict[str, Any]:
-        return hello_fields(self.settings.cluster, self.settings.group, self._introduction())
+        return hello_fields(self.settings.cluster, self.settings.group, self._birth.introduction())
 
     def check_hello(self, addr: Address, hello: dict[str, Any]) -> Mismatch | None:
-        cluster, group, peer = read_hello(hello)
-        expected = self._ids.get(addr)
-        if expected is None:
-            return Mismatch("peer address", f"{addr} is no member of the group")
-        mismatch = check_identity(
-            cluster=self.settings.cluster,
-            group=self.settings.group,
-            me=self._introduction(),
-            expected=expected,
-            membership=Membership(self._members),
-            peer_cluster=cluster,
-            peer_group=group,
-            peer=peer,
-        )
-        if mismatch is None:
-            self._introductions[peer.node_id] = peer
-            if self._formation is not None:
-                self._formation.hello(peer)
-            elif not peer.formed:
-                self._offers.append(peer.node_id)
-            self._wake.set()
-        return mismatch
+        met = self._members.meet(addr, hello, self._birth.introduction())
+        if isinstance(met, Mismatch):
+            return met
+        self._birth.hello(met)
+        self._wake.set()
+        return None
 
     def link_up(self, addr: Address) -> None:
-        node = self._ids[addr]
-        self.call(lambda core, now_ms: core.link_up(node, now_ms))
-        self._host.link_changed(node, up=True)
+        node = self._members.id_of(addr)
+        if node is not None:
+            self.call(lambda core, now_ms: core.link_up(node, now_ms))
+            self._host.link_changed(node, up=True)
 
     def link_down(self, addr: Address) -> None:
-        node = self._ids.get(addr)
+        node = self._members.lost(addr)
         if node is None:
             return
-        if self._formation is not None:
-            self._formation.lost(node)
-        self._introductions.pop(node, None)
+        self._birth.lost(node)
         feeder = self._feeders.get(node)
         if feeder is not None:
             feeder.clear()
         self._host.link_changed(node, up=False)
 
     def peer_gone(self, addr: Address) -> None:
-        node = self._ids.get(addr)
+        node = self._members.id_of(addr)
         if node is not None:
             self.call(lambda core, now_ms: core.link_down(node, now_ms))
 
     def receive(self, addr: Address, messages: Sequence[tuple[list[Any], memoryview]]) -> None:
-        sender = self._ids.get(addr)
+        sender = self._members.id_of(addr)
         if sender is None:
             return
         for fields, body in messages:
@@ -647,138 +492,12 @@ class RaftGroup:
         self._wake.set()
 
     def receive_app(self, addr: Address, fields: list[Any], body: memoryview) -> None:
-        sender = self._ids.get(addr)
+        sender = self._members.id_of(addr)
         if sender is not None:
             self._host.app_frame(sender, fields, body)
 
     def _driver_message(self, sender: NodeId, fields: list[Any], body: memoryview) -> None:
-        if fields[0] != FORM:
+        if fields[0] == FORM:
+            self._birth.offered(sender, fields, body)
+        else:
             self._host.driver_message(sender, fields, body)
-            return
-        if len(fields) != 2:
-            raise CodecError("an offer of entry 1 is malformed")
-        take_int(fields[1], 1)
-        entries = self.storage.parse(body)
-        if len(entries) != 1 or entries[0].index != 1:
-            raise CodecError("an offer of entry 1 holds something else")
-        if self._formation is not None:
-            self._offered.append((sender, entries))
-
-    # forming
-
-    async def _form(self, formation: Formation) -> None:
-        """An unformed replica's turn."""
-        self._calls.clear()
-        while self._offered:
-            sender, entries = self._offered.popleft()
-            membership = self.storage.maker.read_membership(entries[0])
-            refusal = formation.refusal(membership)
-            if refusal is None:
-                await self._become_formed(membership, entries)
-                return
-            self._complain(f"entry 1 of {sender} is not for this store: {refusal}")
-        own = formation.membership()
-        if own is not None:
-            await self._become_formed(own, None)
-            return
-        if self._tick_due:
-            self._tick_due = False
-            self._say_waiting(formation.missing)
-
-    async def _become_formed(self, membership: Membership, first: Sequence[EntryLike] | None) -> None:
-        # The term first: a formed log must not meet a hard state that could vote in term 1 again.
-        if self._hard.state.term < FORMING_TERM:
-            await self._hard.save(replace(self._hard.state, term=FORMING_TERM, vote=SPENT_VOTE))
-        lineage = 0 if first is not None else self._rng.getrandbits(63) | 1
-        await self.storage.form(lineage, membership, first)
-        log.info(
-            "group formed" if first is None else "joined the group",
-            extra={
-                "group": self.settings.group,
-                "node": self.node_id,
-                "lineage": f"{self.storage.lineage:016x}",
-                "voters": ",".join(membership.voter_ids),
-            },
-        )
-        self._start_core()
-        assert self._transport is not None, "formed while running"
-        # Links first hear that this replica is formed, then what it wants from them.
-        self._transport.reintroduce(self.settings.group)
-        for node in sorted(self._introductions):
-            if not self._introductions[node].formed:
-                self._offers.append(node)
-        self._wake.set()
-
-    def _offer_forming(self) -> None:
-        """Hand entry 1 to members that have none."""
-        while self._offers:
-            node = self._offers.popleft()
-            link = self._links.get(node)
-            if link is None or self._nursery is None or not self.storage.formed:
-                continue
-            self._nursery.start_soon(self._offer_to, link)
-
-    async def _offer_to(self, link: PeerLink) -> None:
-        if self.storage.first_index > 1:
-            self._complain("an unformed member came, but entry 1 is gone by retention: remove it and add it again")
-            return
-        try:
-            entries = self.storage.cached(1, 1) or await self.storage.read(1, 1)
-        except (OSError, StorageDamaged):
-            return
-        if entries:
-            link.send_data(self.settings.group, [FORM, 1], [entries[0].data])
-
-    def _say_waiting(self, missing: Sequence[NodeId]) -> None:
-        now = trio.current_time()
-        if now >= self._next_waiting_log and missing:
-            if self._next_waiting_log:
-                log.info("waiting for peers", extra={"group": self.settings.group, "missing": ",".join(missing)})
-            self._next_waiting_log = now + (WAITING_LOG_S if self._next_waiting_log else 1.0)
-
-    def _complain(self, what: str) -> None:
-        log.error(what, extra={"group": self.settings.group, "node": self.node_id})
-
-    # a lost hard state
-
-    async def _remember(self) -> None:
-        """Rebuild a lost hard state, safely: only when every other voter has told its term since this start.
-
-        Any candidate that this replica may have voted for had made that term durable before it asked, and it is one of
-        the voters. So above the highest term of all of them no vote of ours can exist; below, none is given again.
-        """
-        self._calls.clear()
-        voters = [member for member in self._members if member.id != self.node_id]
-        missing = [member.id for member in voters if member.id not in self._introductions]
-        if missing:
-            if self._tick_due:
-                self._tick_due = False
-                self._say_waiting(missing)
-            return
-        own = next((member for member in self._members if member.id == self.node_id), None)
-        term = 1 + max([self.storage.last.term, *(self._introductions[member.id].term for member in voters)])
-        await self._hard.save(
-            StoredState(
-                term=term,
-                vote=SPENT_VOTE,
-                starts=term << 24,
-                suspect=True,
-                store_uuid=own.uuid if own is not None else "",
-                cluster=self.settings.cluster,
-                group=self.settings.group,
-            )
-        )
-        log.warning("hard state rebuilt from the peers' terms", extra={"group": self.settings.group, "term": term})
-        self._start_core()
-
-    @property
-    def health(self) -> Health | None:
-        """The core's health; None without a core."""
-        return self.core.health if self.core is not None else None
-
-
-class WrongStore(Exception):
-    """The store under this path belongs to another cluster or group: the operator acts."""
-
-
-__all__ += ["InvariantBroken", "WrongStore"]

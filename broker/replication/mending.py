@@ -54,7 +54,7 @@ class Mending:
         self._store = store
         self._labels = {"group": group.settings.group, "node": group.node_id}
         self._desk = RepairDesk(storage, commit, group.send_bulk)
-        self._repairer = Repairer(storage, lambda: group.connected_members, group.send_bulk)
+        self._repairer = Repairer(storage, lambda: group.members.connected_ids, group.send_bulk)
         self._source = InstallSource(lambda: open_exported_files(store), group.send_bulk)
         self._installer = Installer(StagedFiles(store.fs), group.send_bulk, self._prepare_switch, token)
         self._wake = Signal()
@@ -119,7 +119,7 @@ class Mending:
             return
         log.error("the log cannot be mended entry by entry; installing it from a peer", extra=self._labels)
         while True:
-            if await self._installer.install(self._group.connected_members):
+            if await self._installer.install(self._group.members.connected_ids):
                 raise GroupFailed("installed from a peer; the store is opened anew")
             await trio.sleep(RETRY_S)
 

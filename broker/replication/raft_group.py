@@ -22,20 +22,18 @@ import logging
 import math
 import random
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
 from broker.replication.balance import Balance
+from broker.replication.barriers import Barriers
 from broker.replication.base import (
     NO_LEADER,
     GroupFailed,
-    Health,
     LeaderHint,
     NotLeader,
     Outcome,
-    PeerStatus,
     Replicas,
     ReplicaStatus,
     Replies,
@@ -47,6 +45,8 @@ from broker.replication.base import (
 from broker.replication.forward import Forwarder
 from broker.replication.membership import GroupDetail
 from broker.replication.mending import Mending
+from broker.replication.raft_config import GroupConfig, Peer
+from broker.replication.raft_status import ROLES, replica_status
 from broker.replication.raft_storage import open_raft_storage
 from broker.replication.roles import RoleBoard
 from broker.replication.store_view import ReplicatedStore
@@ -57,8 +57,7 @@ from raft.core import RaftCore
 from raft.core.errors import NotLeader as CoreNotLeader
 from raft.core.errors import Refused
 from raft.core.ready import InstallNeeded, RoleChange
-from raft.core.types import EntryLike, Member, Membership, StorageFault
-from raft.core.types import Health as CoreHealth
+from raft.core.types import EntryLike, Membership, StorageFault
 from raft.core.types import Role as CoreRole
 from raft.group import GroupSettings, RaftGroup
 from raft.hard_state import HardStateFile
@@ -83,73 +82,6 @@ FLUSH_S = 0.2
 BALANCE_S = 1.0
 IMPAIRED_S = 5.0
 """How long a replica whose disk failed goes on serving before its store is opened anew."""
-
-_ROLES = {
-    CoreRole.FOLLOWER: Role.FOLLOWER,
-    CoreRole.PRE_CANDIDATE: Role.CANDIDATE,
-    CoreRole.CANDIDATE: Role.CANDIDATE,
-    CoreRole.LEADER: Role.LEADER,
-    CoreRole.LEARNER: Role.LEARNER,
-}
-_HEALTH = {
-    CoreHealth.OK: Health.OK,
-    CoreHealth.SUSPECT: Health.SUSPECT,
-    CoreHealth.DAMAGED: Health.DAMAGED,
-    CoreHealth.IMPAIRED: Health.IMPAIRED,
-    CoreHealth.FULL: Health.IMPAIRED,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """One configured replica: where it listens for its peers."""
-
-    id: str
-    host: str
-    port: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupConfig:
-    """What a replica of a Raft group has to know."""
-
-    cluster: str
-    group: str
-    node_id: str
-    peers: tuple[Peer, ...]
-    """All replicas, this one included."""
-    client_addr: str = ""
-    """Where clients reach this replica, `host:port`."""
-    segment_bytes: int = 64 << 20
-    """For a group that is still to be formed."""
-    preferred_leader: str = ""
-    listen_host: str | None = None
-    """Where to bind the peer listener; by default the host of this replica's own peer address."""
-    unsafe_async_flush: bool = False
-    """raftUnsafeAsyncFlush: acknowledge before the sync. A power cut of a majority loses acknowledged messages."""
-
-    def members(self) -> tuple[Member, ...]:
-        """The peers as members. Rank 0 is the preferred leader; without one, the order of the ids counts."""
-        ids = sorted(peer.id for peer in self.peers)
-        if self.preferred_leader in ids:
-            ids.remove(self.preferred_leader)
-            ids.insert(0, self.preferred_leader)
-        return tuple(
-            Member(id=peer.id, rank=ids.index(peer.id), address=f"{peer.host}:{peer.port}")
-            for peer in sorted(self.peers, key=lambda peer: peer.id)
-        )
-
-
-class _Round:
-    """Barriers that share one question."""
-
-    def __init__(self) -> None:
-        self.answered = trio.Event()
-        self.index: int | None = None
-
-    def done(self, index: int | None) -> None:
-        self.index = index
-        self.answered.set()
 
 
 class RaftReplicator:
@@ -191,7 +123,7 @@ class RaftReplicator:
         self._draining = False
         self._hint = NO_LEADER
         self._failure = ""
-        self._round: _Round | None = None
+        self._barriers = Barriers()
         self._next_sweep = 0.0
         self._moved = trio.Event()
         self._mending: Mending | None = None
@@ -240,11 +172,11 @@ class RaftReplicator:
         if group is None:
             return Replicas(tuple((member.id, "") for member in self.config.members()))
         membership = group.core.membership if group.core is not None else None
-        voters = membership.voters if membership is not None else group.members
+        voters = membership.voters if membership is not None else group.members.all
         learners = membership.learners if membership is not None else ()
         return Replicas(
-            tuple((member.id, group.client_address(member.id)) for member in voters),
-            tuple((member.id, group.client_address(member.id)) for member in learners),
+            tuple((member.id, group.members.client_address(member.id)) for member in voters),
+            tuple((member.id, group.members.client_address(member.id)) for member in learners),
         )
 
     @property
@@ -258,55 +190,16 @@ class RaftReplicator:
         return self._board.subscribe()
 
     def status(self) -> ReplicaStatus:
-        present = self._board.present
-        core = self._core
-        health, detail = self._health()
-        return ReplicaStatus(
-            strategy=self.strategy,
+        return replica_status(
+            group=self._group,
+            store=self._store,
             node_id=self.node_id,
-            role=present.role,
-            term=present.term,
-            ready=present.ready,
+            present=self._board.present,
             leader=self._hint,
-            health=health,
-            detail=detail,
-            first=self._log.first_index,
-            last=core.last.index if core is not None else self._log.last.index,
-            durable=core.durable if core is not None else self._log.durable.index,
             commit=self._commit,
-            dispatched=self._store.dispatched,
             visible=self.visible(),
-            peers=self._peer_status(core),
+            failure=self._failure,
         )
-
-    def _health(self) -> tuple[Health, str]:
-        group = self._group
-        if self._failure:
-            return Health.FAILED, self._failure
-        if group is None or group.core is None:
-            waiting = group.waiting_for if group is not None else "start"
-            health = Health.SUSPECT if self._log.formed else Health.UNFORMED
-            if self._log.fault is not None:
-                return Health.DAMAGED, self._log.fault.detail
-            return health, f"waiting for {waiting}" if waiting else ""
-        fault, reason = group.fault
-        detail = reason
-        if fault is StorageFault.FULL:
-            detail = f"disk full: {reason}"
-        elif not detail and self._log.fault is not None:
-            detail = self._log.fault.detail
-        return _HEALTH[group.core.health], detail
-
-    def _peer_status(self, core: RaftCore | None) -> tuple[PeerStatus, ...]:
-        group = self._group
-        if core is None or group is None or core.role is not CoreRole.LEADER:
-            return ()
-        peers = []
-        for peer in core.status().peers:
-            matched = core.entry_id(peer.match)
-            lag = core.last.end - (matched.end if matched is not None else 0)
-            peers.append(PeerStatus(peer.id, peer.match, lag, group.connected(peer.id), peer.state.name.lower()))
-        return tuple(peers)
 
     # what callers ask
 
@@ -326,19 +219,11 @@ class RaftReplicator:
     async def barrier(self) -> int:
         if not self._ready or self._group is None:
             raise NotLeader(self._hint)
-        waiting = self._round
-        if waiting is None:
-            waiting = self._round = _Round()
-            self._group.barrier(waiting.done, asked=self._round_left)
-        await waiting.answered.wait()
-        if waiting.index is None:
+        index = await self._barriers.wait(self._group)
+        if index is None:
             raise NotLeader(self._hint)
-        await self._store.wait_dispatched(waiting.index)
+        await self._store.wait_dispatched(index)
         return self._store.dispatched_end
-
-    def _round_left(self) -> None:
-        """The question is on its way: who comes now needs the next one."""
-        self._round = None
 
     async def transfer(self, target: str | None = None) -> None:
         group = self._group
@@ -421,7 +306,8 @@ class RaftReplicator:
                 client_address=config.client_addr,
                 listen_host=config.listen_host,
             )
-            self._group = RaftGroup(self._node, settings, storage, hard, self, self._rng)
+            transport = await self._node.transport(settings.own_address, settings.listen_host)
+            self._group = RaftGroup(self._node, transport, settings, storage, hard, self, self._rng)
             self._mending = Mending(
                 self._group, storage, hard, self._store, lambda: self._commit, self._rng.getrandbits(48)
             )
@@ -458,9 +344,7 @@ class RaftReplicator:
         self._tickets.settle_all(Outcome(verdict), replies)
         replies.flush()
         self.forwarder.stop()
-        if self._round is not None:
-            self._round.done(None)
-            self._round = None
+        self._barriers.lost()
         self._board.publish(RoleEvent(Role.FOLLOWER, self._board.present.term, NO_LEADER, False))
         self._note_moved()
 
@@ -496,7 +380,7 @@ class RaftReplicator:
         leads = change.role is CoreRole.LEADER
         if self._term and (not leads or change.term != self._term):
             self._end_leading()
-        addr = group.client_address(change.leader) if change.leader else ""
+        addr = group.members.client_address(change.leader) if change.leader else ""
         self._hint = LeaderHint(change.leader, addr, change.term)
         if leads and not self._term:
             self._begin_leading(change.term, change.noop_index)
@@ -506,7 +390,7 @@ class RaftReplicator:
 
     def _publish(self, role: CoreRole, term: int) -> None:
         before = self._board.present
-        self._board.publish(RoleEvent(_ROLES[role], term, self._hint, self._ready))
+        self._board.publish(RoleEvent(ROLES[role], term, self._hint, self._ready))
         present = self._board.present
         if present is not before:
             log.info(
@@ -674,7 +558,7 @@ class RaftReplicator:
 
     def link_changed(self, node: str, *, up: bool) -> None:
         if up and self._hint.leader_id == node and self._group is not None:
-            addr = self._group.client_address(node)
+            addr = self._group.members.client_address(node)
             if addr != self._hint.addr:
                 self._hint = LeaderHint(node, addr, self._hint.term)
                 present = self._board.present
@@ -687,10 +571,10 @@ class RaftReplicator:
         self.forwarder.on_frame(node, fields, body)
 
     def reachable(self, node_id: str) -> bool:
-        return self._group is not None and self._group.connected(node_id)
+        return self._group is not None and self._group.members.connected(node_id)
 
     def send_app(self, node_id: str, fields: Sequence[Any], body: Sequence[bytes | memoryview]) -> bool:
-        link = self._group.link(node_id) if self._group is not None else None
+        link = self._group.members.link(node_id) if self._group is not None else None
         return link is not None and link.send_data(self.config.group, fields, body, app=True)
 
     # damage and installation (GroupHost)
@@ -703,9 +587,7 @@ class RaftReplicator:
     def core_stopped(self) -> None:
         self._end_leading()
         self._hint = NO_LEADER
-        if self._round is not None:
-            self._round.done(None)
-            self._round = None
+        self._barriers.lost()
         self._publish(CoreRole.FOLLOWER, self._board.present.term)
 
     def log_released(self) -> None:

@@ -224,7 +224,7 @@ async def test_barriers_share_a_round_and_see_what_was_acknowledged(autojump_clo
         await put_all(leader, [b"x"])
         follower = next(r.replicator for r in c.replicas("g") if r is not leader)
         assert follower._group is not None
-        link = follower._group.link(leader.replicator.node_id)
+        link = follower._group.members.link(leader.replicator.node_id)
         assert link is not None
         frames = link.received_frames
         positions: list[int] = []
@@ -406,3 +406,29 @@ async def test_leadership_comes_to_the_preferred_replica_in_the_end(autojump_clo
         assert moved.source.flushed == 1
         await trio.sleep(120)
         assert c.leader("g") is preferred
+
+
+async def test_a_store_that_lost_its_log_joins_again_as_suspect_only(autojump_clock: MockClock) -> None:
+    async with cluster() as c:
+        leader = await c.ready("g")
+        await put_all(leader, [b"x"])
+        victim, other = (c.machines[name] for name in c.names if name != leader.replicator.node_id)
+        await victim.kill()
+        disk = victim.disks["g"]
+        for path in disk.paths():
+            if path != "hard-state":
+                disk.remove(path)
+        c.isolate(leader)
+        await victim.start()
+        await trio.sleep(4)
+        # It has adopted entry 1 from the other follower, but its vote is not worth anything yet.
+        assert victim.replicas["g"].store.log.formed
+        assert victim.replicas["g"].replicator.status().health is Health.SUSPECT
+        assert all(not r.replicator.is_ready for r in c.replicas("g"))
+        c.net.heal()
+        await c.ready("g")
+        await c.until(lambda: victim.replicas["g"].replicator.status().health is Health.OK, 10)
+        await c.settled("g")
+        assert applied(victim.replicas["g"]) == [b"x"]
+        await other.kill()
+        await put_all(await c.ready("g"), [b"y"])

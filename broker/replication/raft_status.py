@@ -1,0 +1,90 @@
+"""A Raft replica's picture of itself, for operators, metrics and tests."""
+
+from __future__ import annotations
+
+from broker.replication.base import Health, LeaderHint, PeerStatus, ReplicaStatus, Role, RoleEvent
+from broker.replication.store_view import ReplicatedStore
+from raft.core.types import Health as CoreHealth
+from raft.core.types import Role as CoreRole
+from raft.core.types import StorageFault
+from raft.group import RaftGroup
+
+__all__ = ["ROLES", "replica_status"]
+
+ROLES = {
+    CoreRole.FOLLOWER: Role.FOLLOWER,
+    CoreRole.PRE_CANDIDATE: Role.CANDIDATE,
+    CoreRole.CANDIDATE: Role.CANDIDATE,
+    CoreRole.LEADER: Role.LEADER,
+    CoreRole.LEARNER: Role.LEARNER,
+}
+_HEALTH = {
+    CoreHealth.OK: Health.OK,
+    CoreHealth.SUSPECT: Health.SUSPECT,
+    CoreHealth.DAMAGED: Health.DAMAGED,
+    CoreHealth.IMPAIRED: Health.IMPAIRED,
+    CoreHealth.FULL: Health.IMPAIRED,
+}
+
+
+def replica_status(
+    *,
+    group: RaftGroup | None,
+    store: ReplicatedStore,
+    node_id: str,
+    present: RoleEvent,
+    leader: LeaderHint,
+    commit: int,
+    visible: int,
+    failure: str,
+) -> ReplicaStatus:
+    """Put together what the parts know."""
+    core = group.core if group is not None else None
+    health, detail = _health(group, store, failure)
+    return ReplicaStatus(
+        strategy="raft",
+        node_id=node_id,
+        role=present.role,
+        term=present.term,
+        ready=present.ready,
+        leader=leader,
+        health=health,
+        detail=detail,
+        first=store.log.first_index,
+        last=core.last.index if core is not None else store.log.last.index,
+        durable=core.durable if core is not None else store.log.durable.index,
+        commit=commit,
+        dispatched=store.dispatched,
+        visible=visible,
+        peers=_peers(group),
+    )
+
+
+def _health(group: RaftGroup | None, store: ReplicatedStore, failure: str) -> tuple[Health, str]:
+    if failure:
+        return Health.FAILED, failure
+    fault = store.log.fault
+    if group is None or group.core is None:
+        if fault is not None:
+            return Health.DAMAGED, fault.detail
+        waiting = group.waiting_for if group is not None else "the start"
+        return Health.SUSPECT if store.log.formed else Health.UNFORMED, f"waiting for {waiting}"
+    disk, detail = group.fault
+    if disk is StorageFault.FULL:
+        detail = f"disk full: {detail}"
+    elif not detail and fault is not None:
+        detail = fault.detail
+    return _HEALTH[group.core.health], detail
+
+
+def _peers(group: RaftGroup | None) -> tuple[PeerStatus, ...]:
+    core = group.core if group is not None else None
+    if group is None or core is None or core.role is not CoreRole.LEADER:
+        return ()
+    peers = []
+    for peer in core.status().peers:
+        matched = core.entry_id(peer.match)
+        lag = core.last.end - (matched.end if matched is not None else 0)
+        connected = group.members.connected(peer.id)
+        peers.append(PeerStatus(peer.id, peer.match, lag, connected, peer.state.name.lower()))
+    return tuple(peers)

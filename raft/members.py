@@ -1,0 +1,133 @@
+"""Who belongs to a group, at which address, over which link, and what they said of themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from raft.core.types import Member, Membership, NodeId
+from raft.formation import Introduction
+from raft.identity import check_identity, read_hello
+from raft.transport import Address, Mismatch, PeerLink, PeerTransport
+
+__all__ = ["GroupMembers", "GroupSettings"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupSettings:
+    """What a replica has to know to take part."""
+
+    cluster: str
+    group: str
+    node_id: NodeId
+    peers: tuple[Member, ...]
+    """All configured replicas, this one included: id, rank and peer address. Used until a membership is known."""
+    client_address: str = ""
+    listen_host: str | None = None
+    """Where to bind; the host of this replica's peer address by default."""
+
+    @property
+    def own_address(self) -> Address:
+        """Where this replica listens for its peers."""
+        return Address.parse(next(member.address for member in self.peers if member.id == self.node_id))
+
+
+class GroupMembers:
+    """The newest membership, else the configured peers. Names and addresses are looked up, never guessed."""
+
+    def __init__(self, settings: GroupSettings, transport: PeerTransport) -> None:
+        self.all: tuple[Member, ...] = settings.peers
+        """Voters and learners; the configured peers before `use` was called."""
+        self.introductions: dict[NodeId, Introduction] = {}
+        """What members with a working link said of themselves."""
+        self._settings = settings
+        self._transport = transport
+        self._ids: dict[Address, NodeId] = {}
+        self._links: dict[NodeId, PeerLink] = {}
+
+    def use(self, members: Sequence[Member]) -> None:
+        """These are the members now; links to them are wanted, and to configured peers that may join yet."""
+        self.all = tuple(members)
+        addresses = {}
+        for member in (*self._settings.peers, *members):
+            if member.address:
+                addresses[Address.parse(member.address)] = member.id
+        self._ids = addresses
+        own = self._settings.node_id
+        self._links = {node: self._transport.link(address) for address, node in addresses.items() if node != own}
+        self._transport.set_peers(self._settings.group, list(addresses))
+
+    def reintroduce(self) -> None:
+        """What this replica says of itself has changed: say it again on every link."""
+        self._transport.reintroduce(self._settings.group)
+
+    @property
+    def own(self) -> Member | None:
+        """This replica, as it is listed."""
+        return self.member(self._settings.node_id)
+
+    @property
+    def others(self) -> tuple[Member, ...]:
+        """All members but this replica."""
+        return tuple(member for member in self.all if member.id != self._settings.node_id)
+
+    def member(self, node: NodeId) -> Member | None:
+        """A member by its id."""
+        return next((member for member in self.all if member.id == node), None)
+
+    def id_of(self, address: Address) -> NodeId | None:
+        """Who listens at an address; None for a stranger."""
+        return self._ids.get(address)
+
+    def link(self, node: NodeId) -> PeerLink | None:
+        """The link to a member; None for strangers and for this replica itself."""
+        return self._links.get(node)
+
+    def connected(self, node: NodeId) -> bool:
+        """Is there a session with the member in which both sides accepted this group?"""
+        link = self._links.get(node)
+        return link is not None and link.agreed(self._settings.group)
+
+    @property
+    def connected_ids(self) -> tuple[NodeId, ...]:
+        """Members with a working link, sorted."""
+        return tuple(node for node in sorted(self._links) if self.connected(node))
+
+    def client_address(self, node: NodeId) -> str:
+        """Where clients reach a member; "" when unknown. What it said last counts more than what is listed."""
+        if node == self._settings.node_id:
+            return self._settings.client_address
+        told = self.introductions.get(node)
+        if told is not None and told.client_address:
+            return told.client_address
+        listed = self.member(node)
+        return listed.client_address if listed is not None else ""
+
+    def meet(self, address: Address, hello: dict[str, Any], me: Introduction) -> Mismatch | Introduction:
+        """A peer's hello: note it, or say what is wrong with it. Raises CodecError."""
+        cluster, group, peer = read_hello(hello)
+        expected = self._ids.get(address)
+        if expected is None:
+            return Mismatch("peer address", f"{address} is no member of the group")
+        mismatch = check_identity(
+            cluster=self._settings.cluster,
+            group=self._settings.group,
+            me=me,
+            expected=expected,
+            membership=Membership(self.all),
+            peer_cluster=cluster,
+            peer_group=group,
+            peer=peer,
+        )
+        if mismatch is not None:
+            return mismatch
+        self.introductions[peer.node_id] = peer
+        return peer
+
+    def lost(self, address: Address) -> NodeId | None:
+        """The link is down: what its member said may be outdated. Returns who it was."""
+        node = self._ids.get(address)
+        if node is not None:
+            self.introductions.pop(node, None)
+        return node
