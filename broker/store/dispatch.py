@@ -23,7 +23,7 @@ from trimq.message.tags import tags_code
 
 from .commit_log import CommitLog
 from .entry import CONTROL, Entry, EntryKind
-from .errors import StoreBroken
+from .errors import EntryDamaged, StoreBroken
 from .key_index import KeyIndex
 from .queue_index import QueueIndex
 
@@ -32,6 +32,8 @@ __all__ = ["Dispatcher", "StateMachine"]
 READ_BYTES: Final = 1024 * 1024
 SLICE_BYTES: Final = 256 * 1024
 """After so much the loop gets its turn."""
+REPAIR_POLL_S: Final = 0.1
+"""How often to look whether damage has been repaired."""
 
 _code_of = lru_cache(maxsize=65_536)(tags_code)
 
@@ -100,7 +102,10 @@ class Dispatcher:
             await self._moved.wait()
 
     async def run(self) -> None:
-        """Feed until cancelled. Raises `StoreBroken`, `EntryDamaged`, the machine's own errors, `OSError`."""
+        """Feed until cancelled. Raises `StoreBroken`, the machine's own errors, `OSError`.
+
+        Damage in the way is waited for: it is repaired from a peer, or the replica is installed anew.
+        """
         log = self._log
         try:
             while True:
@@ -109,7 +114,13 @@ class Dispatcher:
                     self._wake = trio.Event()
                     await self._wake.wait()
                     continue
-                await self._feed_to(limit)
+                if self.index + 1 < log.first_index:
+                    await trio.sleep(REPAIR_POLL_S)  # the log begins later: only an installation helps
+                    continue
+                try:
+                    await self._feed_to(limit)
+                except EntryDamaged:
+                    await trio.sleep(REPAIR_POLL_S)
         except Exception as error:
             self.failure = error
             raise

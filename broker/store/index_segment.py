@@ -3,7 +3,7 @@
 `queues/<first>-<last>`: units of the entries first..last, grouped by queue. A directory, sorted by queue key, says
 where each queue's run is; a run is ConsumeQueue units in RocketMQ's layout (position u64, size u32, tags code i64:
 20 bytes), so a queue of a million messages and a million queues of one message cost the same. One file, one sync,
-whatever the number of queues. The directory is kept in memory as five flat arrays; each run has its own checksum.
+whatever the number of queues. The directory is kept in memory as five flat arrays; each 4,096 units have a checksum.
 
 Merging writes the union of neighbours under the range that covers both; whoever opens the folder takes the widest file
 and removes those inside it. So no manifest is needed and a crash at any point leaves a complete index.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -38,10 +38,16 @@ _HEAD = struct.Struct(">IIIQQII")
 _U32 = struct.Struct(">I")
 _ROW_BYTES: Final = 8 + 8 + 4 + 4 + 4
 _CHUNK_UNITS: Final = 256
+_ROW_UNITS: Final = 4096
+"""A longer run takes several rows, so that reading a few units never means reading, and checking, millions."""
 
 
 class IndexDamaged(StoreError):
     """Bytes of an index file are not what was written. The index is a function of the log and can be built again."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +108,16 @@ def pack_segment(runs: Sequence[Run], *, lineage: int, first: int, last: int) ->
     blocks: list[bytes] = []
     start = 0
     for run in runs:
-        block = pack_units(run.words)
-        count = len(block) // UNIT_BYTES
-        keys.append(run.key)
-        firsts.append(run.first)
-        counts.append(count)
-        starts.append(start)
-        crcs.append(crc32(block))
-        blocks.append(block)
-        start += count
+        for at in range(0, len(run.words), _ROW_UNITS * UNIT_WORDS):
+            block = pack_units(run.words[at : at + _ROW_UNITS * UNIT_WORDS])
+            count = len(block) // UNIT_BYTES
+            keys.append(run.key)
+            firsts.append(run.first + at // UNIT_WORDS)
+            counts.append(count)
+            starts.append(start)
+            crcs.append(crc32(block))
+            blocks.append(block)
+            start += count
     directory = b"".join(map(_big_endian, (keys, firsts, counts, starts, crcs)))
     head = _HEAD.pack(_MAGIC, _VERSION, lineage, first, last, len(keys), crc32(directory))
     return [head, _U32.pack(crc32(head)), directory, *blocks]
@@ -155,25 +162,26 @@ class IndexSegment:
         try:
             raw = await file.pread(0, _HEAD.size + 4)
             if len(raw) < _HEAD.size + 4 or crc32(raw[:-4]) != _U32.unpack(raw[-4:])[0]:
-                raise IndexDamaged(f"{path}: bad header")
+                raise IndexDamaged(path, "bad header")
             magic, version, tag, low, high, count, crc = _HEAD.unpack(raw[:-4])
             if magic != _MAGIC or (low, high) != (first, last):
-                raise IndexDamaged(f"{path}: header of another file")
+                raise IndexDamaged(path, "header of another file")
             if version != _VERSION:
                 raise StoreRefused(f"{path} has format {version}, this version reads {_VERSION}: use a newer trimq")
             if tag != lineage:
                 raise StoreRefused(f"{path} belongs to another log (lineage {tag:08x}, not {lineage:08x})")
             directory = await file.pread(len(raw), count * _ROW_BYTES)
             if len(directory) != count * _ROW_BYTES or crc32(directory) != crc:
-                raise IndexDamaged(f"{path}: bad directory")
+                raise IndexDamaged(path, "bad directory")
         finally:
             await file.aclose()
         return cls(fs, path, first, last, _split(directory, count))
 
-    def find(self, key: int) -> int | None:
-        """Row of a queue in the directory."""
-        row = bisect_left(self.keys, key)
-        return row if row < len(self.keys) and self.keys[row] == key else None
+    def find(self, key: int, offset: int) -> int | None:
+        """The row that has this offset of this queue."""
+        low, high = bisect_left(self.keys, key), bisect_right(self.keys, key)
+        row = bisect_right(self.firsts, offset, low, high) - 1
+        return row if row >= low and offset < self.firsts[row] + self.counts[row] else None
 
     @property
     def unit_count(self) -> int:
@@ -182,7 +190,7 @@ class IndexSegment:
     async def read(self, row: int, offset: int, count: int) -> array[int]:
         """Up to `count` units of a row from queue offset `offset` on. Raises `IndexDamaged`, `OSError`.
 
-        The whole run is read and checked: a run is what one queue got between two snapshots.
+        The whole row is read and checked.
         """
         total = self.counts[row]
         at = _HEAD.size + 4 + len(self.keys) * _ROW_BYTES + self.starts[row] * UNIT_BYTES
@@ -192,7 +200,7 @@ class IndexSegment:
         finally:
             await file.aclose()
         if len(block) != total * UNIT_BYTES or crc32(block) != self.crcs[row]:
-            raise IndexDamaged(f"{self.path}: bad run of queue {self.keys[row]:x}")
+            raise IndexDamaged(self.path, f"bad run of queue {self.keys[row]:x}")
         skip = offset - self.firsts[row]
         return unpack_units(block[skip * UNIT_BYTES : (skip + count) * UNIT_BYTES])
 
@@ -205,7 +213,7 @@ class IndexSegment:
             at = base + self.starts[row] * UNIT_BYTES
             block = data[at : at + self.counts[row] * UNIT_BYTES]
             if crc32(block) != self.crcs[row]:
-                raise IndexDamaged(f"{self.path}: bad run of queue {key:x}")
+                raise IndexDamaged(self.path, f"bad run of queue {key:x}")
             found.append(Run(key, self.firsts[row], unpack_units(block)))
         return found
 

@@ -20,7 +20,7 @@ from .errors import StoreRefused
 from .fs import FileSystem, offload, write_whole
 from .index_segment import IndexDamaged, IndexSegment
 
-__all__ = ["KEY_DIR", "KeyIndex", "KeySealing"]
+__all__ = ["KEY_DIR", "KeyIndex", "KeySealing", "key_hash"]
 
 KEY_DIR: Final = "keys"
 _MAGIC: Final = 0x5451_4B59  # TQKY
@@ -107,7 +107,7 @@ class KeyIndex:
                 count = min(_FENCE_ENTRIES, sealed.count - at)
                 data = await file.pread(_BASE + at * _ENTRY.size, count * _ENTRY.size)
                 if len(data) != count * _ENTRY.size or crc32(data) != sealed.crcs[block]:
-                    raise IndexDamaged(f"{sealed.path}: bad block {block}")
+                    raise IndexDamaged(sealed.path, f"bad block {block}")
                 found += [p for h, s, p in _ENTRY.iter_unpack(data) if h == wanted and begin <= s <= end]
         finally:
             await file.aclose()
@@ -156,10 +156,10 @@ class KeyIndex:
         try:
             raw = await file.pread(0, _BASE)
             if len(raw) < _BASE or crc32(raw[:-4]) != _U32.unpack(raw[-4:])[0]:
-                raise IndexDamaged(f"{path}: bad header")
+                raise IndexDamaged(path, "bad header")
             magic, version, tag, low, high, count, oldest, newest, crc = _HEAD.unpack(raw[:-4])
             if magic != _MAGIC or (low, high) != (first, last):
-                raise IndexDamaged(f"{path}: header of another file")
+                raise IndexDamaged(path, "header of another file")
             if version != _VERSION:
                 raise StoreRefused(f"{path} has format {version}, this version reads {_VERSION}: use a newer trimq")
             if tag != lineage:
@@ -169,7 +169,7 @@ class KeyIndex:
         finally:
             await file.aclose()
         if len(tail) != blocks * 8 or crc32(tail) != crc:
-            raise IndexDamaged(f"{path}: bad fence")
+            raise IndexDamaged(path, "bad fence")
         columns = struct.unpack(f">{blocks * 2}I", tail)
         return _Sealed(
             path, first, last, count, oldest, newest, array("I", columns[:blocks]), array("I", columns[blocks:])
@@ -180,11 +180,28 @@ class KeyIndex:
         self._hashes, self._seconds, self._positions = array("I"), array("I"), array("Q")
         self._sealing, self._sealed, self._sealed_to = None, [], 0
         await self._fs.mkdir(KEY_DIR)
+        await self._fs.sync_dir("")
         for name in await self._fs.listdir(KEY_DIR):
             found = IndexSegment.range_of(name)
             if found is None or found[1] > keep_to:
                 await self._fs.unlink(f"{KEY_DIR}/{name}")
         await self._fs.sync_dir(KEY_DIR)
+
+    def finish_rebuilt(self, index: int) -> None:
+        """Everything up to entry `index` is in sealed files."""
+        self._sealed_to = index
+
+    async def replace(self, path: str, sealing: KeySealing, lineage: int) -> None:
+        """Put a file that was damaged in place again."""
+        at = next((i for i, sealed in enumerate(self._sealed) if sealed.path == path), None)
+        if at is None:
+            return
+        before, kept = self._sealed_to, self._sealing
+        rest = self._sealed[:]
+        await self.seal(sealing, lineage)
+        fresh = self._sealed[len(rest) :]
+        self._sealed = [*rest[:at], *fresh, *rest[at + 1 :]]
+        self._sealed_to, self._sealing = before, kept
 
     async def forget_below(self, first_index: int) -> None:
         """Retention: drop files whose entries are all gone."""
@@ -211,7 +228,7 @@ def _scan(
 
 def _pack(sealing: KeySealing, lineage: int) -> tuple[list[bytes], array[int], array[int]]:
     """File parts, fence and block checksums. Long: runs in a worker."""
-    rows = sorted(zip(sealing.hashes, sealing.seconds, sealing.positions, strict=True), key=_hash_and_position)
+    rows = _sorted_rows(sealing)
     fence, crcs = array("I"), array("I")
     blocks: list[bytes] = []
     for at in range(0, len(rows), _FENCE_ENTRIES):
@@ -226,6 +243,18 @@ def _pack(sealing: KeySealing, lineage: int) -> tuple[list[bytes], array[int], a
         min(sealing.seconds), max(sealing.seconds), crc32(tail),
     )  # fmt: skip
     return [head, _U32.pack(crc32(head)), *blocks, tail], fence, crcs
+
+
+def _sorted_rows(sealing: KeySealing) -> list[tuple[int, int, int]]:
+    """By hash, then position. In small portions: a sort does not let go of the interpreter, and others have beats."""
+    portions: list[list[tuple[int, int, int]]] = [[] for _ in range(256)]
+    for row in zip(sealing.hashes, sealing.seconds, sealing.positions, strict=True):
+        portions[row[0] >> 24].append(row)
+    rows: list[tuple[int, int, int]] = []
+    for portion in portions:
+        portion.sort(key=_hash_and_position)
+        rows += portion
+    return rows
 
 
 def _hash_and_position(row: tuple[int, int, int]) -> tuple[int, int]:

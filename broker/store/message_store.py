@@ -82,6 +82,8 @@ class MessageStore:
         self.keys = KeyIndex(fs)
         self._dispatcher = Dispatcher(commit_log, self.queues, self.keys, machine)
         self._pulls = Pulls(commit_log, self.queues)
+        # Before anything is dispatched: a deleted topic's queues go with it. Machines without topics have no such list.
+        getattr(machine, "on_topic_removed", []).append(self.queues.drop_topic)
         self._snapshots: list[int] = []
         self._snapshot_end = 0
         self._snapshot_lock = trio.Lock()

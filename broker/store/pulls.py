@@ -14,7 +14,7 @@ from typing import Final
 
 from .commit_log import CommitLog
 from .errors import EntryDamaged
-from .index_segment import UNIT_WORDS, IndexDamaged
+from .index_segment import UNIT_WORDS
 from .queue_index import QueueIndex
 
 __all__ = ["Found", "NeedDisk", "Pulls"]
@@ -75,7 +75,7 @@ class Pulls:
         except LookupError:
             # Retention was faster. The caller looks at the bounds again.
             return Found(self._queues.first_offset(key), 0, [])
-        except (EntryDamaged, IndexDamaged) as error:
+        except EntryDamaged as error:
             raise OSError(errno.EIO, str(error)) from error
         return Found(next_offset, count, parts)
 

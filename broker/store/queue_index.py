@@ -11,7 +11,7 @@ Queue key = `topic id << 16 | queue id`.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -28,6 +28,8 @@ HOT_UNITS_MIN: Final = 32
 """Of each queue at least so many stay in memory."""
 MERGE_FILES: Final = 8
 """So many neighbours of one size class become one file."""
+MERGE_UNITS_MAX: Final = 1 << 20
+"""But never a larger one than this: merging is work in memory."""
 
 
 class _Queue:
@@ -102,7 +104,7 @@ class QueueIndex:
         return queue.words[at : at + count * UNIT_WORDS]
 
     async def units(self, key: int, offset: int, count: int) -> array[int]:
-        """Like `hot`, from sealed files where need be; perhaps fewer than there are.
+        """Like `hot`, from sealed files where need be.
 
         Raises `IndexDamaged`, `OSError`, and `LookupError` below the first offset.
         """
@@ -111,11 +113,23 @@ class QueueIndex:
             return found
         if offset < self.first_offset(key):
             raise LookupError(f"offset {offset} of queue {key:x} is no longer kept")
+        words: array[int] = array("q")
+        while (missing := count - len(words) // UNIT_WORDS) > 0:
+            at = offset + len(words) // UNIT_WORDS
+            more = self.hot(key, at, missing)
+            if more is None:
+                more = await self._sealed_units(key, at, missing)
+            if not more:
+                break
+            words += more
+        return words
+
+    async def _sealed_units(self, key: int, offset: int, count: int) -> array[int]:
         for segment in reversed(self._segments):
-            row = segment.find(key)
-            if row is not None and segment.firsts[row] <= offset < segment.firsts[row] + segment.counts[row]:
+            row = segment.find(key, offset)
+            if row is not None:
                 return await segment.read(row, offset, count)
-        raise IndexDamaged(f"no sealed file has offset {offset} of queue {key:x}")
+        raise IndexDamaged(INDEX_DIR, f"no sealed file has offset {offset} of queue {key:x}")
 
     def position_of(self, key: int, offset: int) -> int:
         """Log position of an offset if its unit is in memory, else 0 (it is old)."""
@@ -206,7 +220,8 @@ class QueueIndex:
     def _mergeable(self) -> int | None:
         classes = [max(segment.unit_count, 1 << 10).bit_length() // 3 for segment in self._segments]
         for at in range(len(classes) - MERGE_FILES, -1, -1):
-            if len(set(classes[at : at + MERGE_FILES])) == 1:
+            some = self._segments[at : at + MERGE_FILES]
+            if len(set(classes[at : at + MERGE_FILES])) == 1 and sum(s.unit_count for s in some) <= MERGE_UNITS_MAX:
                 return at
         return None
 
@@ -227,10 +242,56 @@ class QueueIndex:
                 continue
             self._segments.append(await IndexSegment.open(self._fs, first, last, lineage))
             covered = last
+        self._set_bounds(keys, lows, ends, index)
+        self._check_cover()
+
+    def _set_bounds(self, keys: array[int], lows: array[int], ends: array[int], index: int) -> None:
         self._sealed_to = index
+        self._queues.clear()
         for key, low, end in zip(keys, lows, ends, strict=True):
             queue = self._queues[key] = _Queue(end)
             queue.low = low
+
+    def _check_cover(self) -> None:
+        """Every unit from a queue's first offset to its end is in some file. Raises `IndexDamaged`."""
+        reached: dict[int, int] = {}
+        for segment in reversed(self._segments):
+            for row in range(len(segment.keys) - 1, -1, -1):
+                key, first = segment.keys[row], segment.firsts[row]
+                queue = self._queues.get(key)
+                if queue is not None and first + segment.counts[row] == reached.get(key, queue.end):
+                    reached[key] = first
+        for key, queue in self._queues.items():
+            if reached.get(key, queue.end) > queue.low:
+                raise IndexDamaged(
+                    INDEX_DIR, f"units of queue {key:x} before offset {reached.get(key, queue.end)} are missing"
+                )
+
+    async def add_rebuilt(self, runs: list[Run], first: int, last: int, lineage: int) -> None:
+        """Units of entries first..last, found by scanning the log; in order, after `clear`."""
+        if runs:
+            self._segments.append(await self._write(runs, first, last, lineage))
+
+    def finish_rebuilt(
+        self, keys: array[int], lows: array[int], ends: array[int], index: int, firsts: Mapping[int, int]
+    ) -> None:
+        """Take the bounds from a snapshot at `index`; `firsts`: the first offset found of each queue.
+
+        Raises `StoreBroken` when the log and the snapshot do not agree.
+        """
+        self._set_bounds(keys, lows, ends, index)
+        for key, queue in self._queues.items():
+            queue.low = max(queue.low, min(firsts.get(key, queue.end), queue.end))
+        try:
+            self._check_cover()
+        except IndexDamaged as error:
+            raise StoreBroken(f"the log does not have what the snapshot at {index} says: {error}") from error
+
+    async def replace(self, path: str, runs: list[Run], lineage: int) -> None:
+        """Put a file that was damaged in place again."""
+        for at, segment in enumerate(self._segments):
+            if segment.path == path:
+                self._segments[at] = await self._write(runs, segment.first, segment.last, lineage)
 
     async def clear(self, *, keep_to: int = 0) -> None:
         """Forget everything, and delete sealed files that reach behind entry `keep_to`."""
@@ -238,6 +299,7 @@ class QueueIndex:
         self._segments.clear()
         self._sealed_to = 0
         await self._fs.mkdir(INDEX_DIR)
+        await self._fs.sync_dir("")
         for name in await self._fs.listdir(INDEX_DIR):
             found = IndexSegment.range_of(name)
             if found is None or found[1] > keep_to:

@@ -22,6 +22,8 @@ SCRUB_BYTES_PER_S: Final = 8 * 1024 * 1024
 """A terabyte in a day and a half; a hundredth of what a disk gives."""
 
 SCRUB_PERIOD_S: Final = 7 * 86_400.0
+SCRUB_FIRST_S: Final = 60.0
+"""After the start, when there is more urgent work."""
 READ_BYTES: Final = 256 * 1024
 
 
@@ -29,6 +31,7 @@ async def scrub(
     commit_log: CommitLog, *, bytes_per_s: int = SCRUB_BYTES_PER_S, period_s: float = SCRUB_PERIOD_S
 ) -> None:
     """Check all entries from time to time, until cancelled. Damage waits for its repair, then the pass goes on."""
+    await trio.sleep(SCRUB_FIRST_S)
     while True:
         try:
             checked = await scrub_once(commit_log, bytes_per_s=bytes_per_s)

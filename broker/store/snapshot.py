@@ -76,8 +76,9 @@ def snapshot_path(index: int) -> str:
 
 
 async def list_snapshots(fs: FileSystem) -> list[int]:
-    """Indexes of the snapshot files, newest first."""
+    """Indexes of the snapshot files, newest first. Makes the directory."""
     await fs.mkdir(META_DIR)
+    await fs.sync_dir("")
     names = [name for name in await fs.listdir(META_DIR) if len(name) == 20 and name.isdigit()]
     return sorted(map(int, names), reverse=True)
 
