@@ -433,3 +433,23 @@ def test_an_error_in_the_block_comes_out_as_it_is() -> None:
                 raise Busy("mine")
 
     run("trio", body)
+
+
+@BACKENDS
+def test_calls_that_wait_for_room_keep_their_order(backend: str) -> None:
+    async def body() -> None:
+        cluster = Cluster({"a": 1}, topics={"t": 2})
+        begun = iter(range(500))
+
+        async def send() -> None:
+            number = next(begun)  # tasks start in any order; what counts is the order of the calls
+            await producer.send(message(number, order_key="k"))
+
+        async with client_of(cluster) as mq, mq.producer(max_in_flight=7) as producer:
+            await producer.send(message(-1, order_key="k"))
+            async with anyio.create_task_group() as tasks:
+                for _ in range(500):
+                    tasks.start_soon(send)
+        assert cluster.groups["a"].bodies == [b"%d" % n for n in range(-1, 500)]
+
+    run(backend, body)

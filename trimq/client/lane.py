@@ -47,8 +47,8 @@ REQUESTS_MAX = 64
 BATCH_BYTES_MAX = 256 * 1024
 """An automatic batch closes here. Far below the 1 MiB at which an entry of the log closes, so several fit into one."""
 
-BATCH_COUNT_MAX = 512
-"""Messages in an automatic batch: an entry holds 1,024 records."""
+BATCH_COUNT_MAX = 128
+"""Messages in an automatic batch. Larger ones cost less each; smaller ones keep client and broker busy at once."""
 
 
 class Slot:
@@ -60,6 +60,8 @@ class Slot:
         "bounded",
         "bundle",
         "deadline",
+        "entered",
+        "entry",
         "event",
         "message",
         "outcome",
@@ -101,6 +103,10 @@ class Slot:
         self.outcome: Receipt | TrimqError | None = None
         self.sink = sink
         """Told once, when the outcome is known."""
+        self.entered = False
+        """It is in a lane, and counts as in hand."""
+        self.entry: anyio.Event | None = None
+        """For a stream: set when it enters a lane, or ends before."""
         self.event: anyio.Event | None = None
         """For the sink: who waits for this message alone."""
         self.stream: SendStream | None = None

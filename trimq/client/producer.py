@@ -12,6 +12,7 @@ A topic that does not exist yet gets its first messages on all groups, so that i
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -112,7 +113,8 @@ class Producer:
         self._sink = self._settled
         self._in_hand = 0
         self._bytes_in_hand = 0
-        self._room: anyio.Event | None = None
+        self._lobby: deque[tuple[Slot, ...]] = deque()
+        """Messages (or explicit batches) that wait for room, in the order of their calls."""
         self._closed = False
         self._stored = self._duplicates = self._not_stored = self._unknown = 0
 
@@ -151,7 +153,6 @@ class Producer:
             raise BadRequest("a batch cannot be delayed", advice="send delayed messages one by one")
         outgoing = [prepare(message, NEVER_COMPRESS) for message in messages]
         spread = await self._spread(head.topic)
-        await self._wait_for_room()
         sent_to = next((message._sent_to for message in messages if message._sent_to is not None), None)
         target = sent_to or queue or self._choose(head, spread)
         pinned = sent_to is not None or queue is not None or head.order_key is not None
@@ -162,7 +163,7 @@ class Producer:
         for slot in slots:
             slot.bundle = bundle
             slot.bounded = bounded
-            self._put(slot)
+        self._submit(bundle)
         await self._wait_for(slots[0])
         return [_receipt(slot) for slot in slots]
 
@@ -206,7 +207,7 @@ class Producer:
             self._duplicates,
             self._not_stored,
             self._unknown,
-            self._in_hand,
+            self._in_hand + sum(map(len, self._lobby)),
             sum(driver.transmitted for driver in self._drivers.values()),
         )
 
@@ -216,8 +217,6 @@ class Producer:
         self._check_open()
         outgoing = prepare(message, self._compress_over)
         spread = self._spreads.get(message.topic) or await self._spread(message.topic)
-        if self._in_hand >= self._max_in_flight or self._bytes_in_hand >= BYTES_IN_HAND_MAX:
-            await self._wait_for_room()
         target = message._sent_to or queue
         deadline, bounded = bounded_deadline(self._instance.default_timeout)
         slot = Slot(
@@ -228,12 +227,9 @@ class Producer:
             again=message._sent_to is not None,
             deadline=deadline,
         )
-        if stream is not None:
-            # The caller waits for the place in the queue only; delivery has the client's own time.
-            slot.stream = stream
-            slot.deadline = anyio.current_time() + self._instance.default_timeout
+        slot.stream = stream
         slot.bounded = bounded
-        self._put(slot)
+        self._submit((slot,))
         return slot
 
     def _choose(self, message: Message, spread: _Spread) -> Queue:
@@ -247,13 +243,41 @@ class Producer:
         self._moved_on(queue)
         return queue
 
-    def _put(self, slot: Slot) -> None:
+    def _submit(self, unit: tuple[Slot, ...]) -> None:
+        """Into a lane, or behind those that wait for room: nobody overtakes, since order keys promise an order."""
         self._check_open()
-        driver = self._drivers.get(slot.queue.group) or self._open_driver(slot.queue.group)
-        driver.lane.put(slot)
+        if self._lobby or not self._has_room():
+            self._lobby.append(unit)
+        else:
+            self._enter(unit)
+
+    def _has_room(self) -> bool:
+        return self._in_hand < self._max_in_flight and self._bytes_in_hand < BYTES_IN_HAND_MAX
+
+    def _enter(self, unit: tuple[Slot, ...]) -> None:
+        queue = unit[0].queue
+        if not unit[0].pinned and (spread := self._spreads.get(queue.topic)) is not None:
+            queue = spread.current  # it may have moved on while they waited
+        driver = self._drivers.get(queue.group) or self._open_driver(queue.group)
+        for slot in unit:
+            slot.queue = queue
+            slot.entered = True
+            driver.lane.put(slot)
+            self._in_hand += 1
+            self._bytes_in_hand += slot.size
+            if slot.stream is not None:
+                # Its sender waits for the place only; from here on it has the client's own time.
+                slot.deadline = anyio.current_time() + self._instance.default_timeout
+                if slot.entry is not None:
+                    slot.entry.set()
         driver.wake()
-        self._in_hand += 1
-        self._bytes_in_hand += slot.size
+
+    def _admit_waiting(self) -> None:
+        lobby = self._lobby
+        while lobby and (lobby[0][0].outcome is not None or self._has_room()):
+            unit = lobby.popleft()
+            if unit[0].outcome is None:
+                self._enter(unit)
 
     def _open_driver(self, group: str) -> LaneDriver:
         driver = self._drivers[group] = LaneDriver(
@@ -271,12 +295,6 @@ class Producer:
     def _check_open(self) -> None:
         if self._closed:
             raise NotStored("the producer is closed", advice="send inside its `async with` block")
-
-    async def _wait_for_room(self) -> None:
-        while self._in_hand >= self._max_in_flight or self._bytes_in_hand >= BYTES_IN_HAND_MAX:
-            if self._room is None:
-                self._room = anyio.Event()
-            await self._room.wait()
 
     # Its way out
 
@@ -298,8 +316,11 @@ class Producer:
 
     def _settled(self, slot: Slot) -> None:
         """The sink of all slots."""
-        self._in_hand -= 1
-        self._bytes_in_hand -= slot.size
+        if slot.entered:
+            self._in_hand -= 1
+            self._bytes_in_hand -= slot.size
+        elif slot.entry is not None:
+            slot.entry.set()
         outcome = slot.outcome
         if isinstance(outcome, Receipt):
             self._stored += 1
@@ -313,18 +334,19 @@ class Producer:
             slot.event.set()
         elif slot.stream is not None:
             slot.stream.settled(slot)
-        if self._room is not None and self._in_hand < self._max_in_flight:
-            self._room.set()
-            self._room = None
+        if self._lobby:
+            self._admit_waiting()
 
     def _give_up(self, slot: Slot, why: str) -> None:
         """Nobody waits any more: take it out, and say what is known of it."""
         if slot.outcome is not None:
             return
-        driver = self._drivers[slot.queue.group]
-        known = driver.lane.give_up(slot)
-        driver.wake()
-        reason = f"; last: {driver.last_error.message}" if driver.last_error else ""
+        known = GivenUp.NOT_STORED
+        driver = self._drivers.get(slot.queue.group)
+        if driver is not None and slot.entered:
+            known = driver.lane.give_up(slot)
+            driver.wake()
+        reason = f"; last: {driver.last_error.message}" if driver is not None and driver.last_error else ""
         for each in slot.bundle or (slot,):
             message = each.message.message
             error: TrimqError
@@ -344,10 +366,16 @@ class Producer:
             for driver in self._drivers.values():
                 for slot in driver.lane.expired(now):
                     self._give_up(slot, "no answer before the deadline")
+            while self._lobby and self._lobby[0][0].deadline <= now and self._lobby[0][0].stream is None:
+                self._give_up(self._lobby[0][0], f"{self._max_in_flight} messages are in flight")
+                self._admit_waiting()
 
     def close(self) -> None:
         """Nothing more is sent; whoever still waits is told what is known."""
         self._closed = True
+        for unit in list(self._lobby):
+            self._give_up(unit[0], "the producer was closed")
+        self._lobby.clear()
         for driver in self._drivers.values():
             for slot in driver.lane.everything():
                 self._give_up(slot, "the producer was closed")
@@ -452,10 +480,21 @@ class SendStream:
     async def send(self, message: Message, /, *, queue: Queue | None = None) -> None:
         """Queue one message; waits only while the producer has its `max_in_flight` in hand."""
         slot = await self._producer._admit(message, queue, self)
-        if slot.outcome is None:
-            self._pending[slot] = None
-        else:
+        if slot.outcome is not None:
             self._count(slot)
+            return
+        self._pending[slot] = None
+        if slot.entered:
+            return
+        slot.entry = anyio.Event()
+        try:
+            await slot.entry.wait()
+        except BaseException:
+            if not slot.entered:
+                self._pending.pop(slot, None)
+                slot.stream = None
+                self._producer._give_up(slot, "cancelled")
+            raise
 
     async def drain(self) -> None:
         """Wait until everything queued so far is acknowledged. Raises an `ExceptionGroup` of what failed since the
