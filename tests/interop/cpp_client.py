@@ -11,16 +11,17 @@ import json
 import sys
 import threading
 import time
+from typing import Any
 
-from rocketmq.client import Message, Producer, PushConsumer
+from rocketmq.client import Message, Producer, PushConsumer  # type: ignore[import-not-found]  # its own venv has it
 
 
-def say(**fields):
+def say(**fields: object) -> None:
     sys.stdout.write(json.dumps(fields) + "\n")
     sys.stdout.flush()
 
 
-def send(namesrv, topic, count):
+def send(namesrv: str, topic: str, count: int) -> None:
     producer = Producer("CPP_PRODUCER")
     producer.set_namesrv_addr(namesrv)
     producer.start()
@@ -44,10 +45,11 @@ def send(namesrv, topic, count):
     say(event="done", sent=count, errors=errors)
 
 
-def consume(namesrv, topic, group, count, seconds):
-    seen, lock, done = {}, threading.Lock(), threading.Event()
+def consume(namesrv: str, topic: str, group: str, count: int, seconds: float) -> None:
+    seen: dict[str, int] = {}
+    lock, done = threading.Lock(), threading.Event()
 
-    def callback(message):
+    def callback(message: Any) -> Any:  # Any: the foreign client has no types
         body = message.body.decode() if isinstance(message.body, bytes) else message.body
         with lock:
             seen[body] = seen.get(body, 0) + 1

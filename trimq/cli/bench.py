@@ -8,6 +8,9 @@ from dataclasses import asdict
 
 import click
 
+from trimq.cli.output import json_option, namesrv_option
+from trimq.cli.run import run_async
+
 
 @click.group()
 def bench() -> None:
@@ -15,18 +18,21 @@ def bench() -> None:
 
 
 @bench.command()
-@click.option("-n", "--namesrv", default="127.0.0.1:9876", show_default=True, help="Name server, host:port.")
+@namesrv_option
 @click.option("--topic", default="trimq-bench", show_default=True)
 @click.option("--queues", type=click.IntRange(1), default=4, show_default=True, help="Queues per replica group.")
 @click.option("--seconds", type=click.FloatRange(0.1), default=5.0, show_default=True, help="Per workload.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON array.")
+@json_option
 def produce(namesrv: str, topic: str, queues: int, seconds: float, as_json: bool) -> None:
     """Messages a second and latency of sends, each acknowledged as the cluster's strategy promises."""
-    import trio
+    from trimq.bench.produce import Figures, run
 
-    from trimq.bench.produce import run
+    found: list[Figures] = []
 
-    found = trio.run(run, namesrv, topic, queues, seconds)
+    async def measure() -> None:
+        found.extend(await run(namesrv, topic, queues, seconds))
+
+    run_async(measure)
     if as_json:
         rows = [
             {**asdict(row), "per_second": round(row.per_second), "mb_per_second": round(row.mb_per_second, 2)}

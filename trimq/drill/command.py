@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import sys
@@ -39,6 +40,9 @@ def run_drill(
         rng=random.Random(f"{seed}/drill"),
         say=lambda line: click.echo(line, err=as_json),
     )
+    # The history is one large, growing heap without cycles: walking it again and again would stall the probes.
+    gc.freeze()
+    gc.set_threshold(200_000, 50, 1000)
     try:
         verdict = trio.run(drill.run)
     finally:

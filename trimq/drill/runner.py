@@ -13,7 +13,7 @@ import trimq
 from trimq import Client, Queue
 from trimq.drill.faults import Blow, Fault, mend, strike
 from trimq.drill.history import History
-from trimq.drill.load import PRODUCERS, Prober, Sender, run_sender, warm_up
+from trimq.drill.load import PRODUCERS, SEND_DEADLINE_S, Prober, Sender, run_sender, warm_up
 from trimq.drill.reader import read_everything
 from trimq.drill.verdict import Verdict, judge, percentiles
 from trimq.drill.watch import CONSUMERS, run_consumer, watch_offsets
@@ -55,7 +55,10 @@ class Drill:
         async with AsyncExitStack() as stack:
             asker = await stack.enter_async_context(open_remoting_client(AnyioNetwork()))
             address = self.cluster.namesrv_address
-            clients = [await stack.enter_async_context(trimq.connect(address)) for _ in range(CONSUMERS)]
+            clients = [
+                await stack.enter_async_context(trimq.connect(address, default_timeout=SEND_DEADLINE_S))
+                for _ in range(CONSUMERS)
+            ]
             queues = await warm_up(clients[0], self.topic, self.cluster.groups, QUEUES_PER_GROUP)
             senders = await self._open_senders(stack, clients[0], queues)
             stop = trio.Event()

@@ -155,6 +155,8 @@ class LocalCluster:
         """One file per replica, in RocketMQ's own keys."""
         for folder in ("conf", "logs", "store"):
             (self.directory / folder).mkdir(parents=True, exist_ok=True)
+        kv_path = self.directory / "store" / "namesrv" / "kvConfig.json"
+        (self.directory / "conf" / "namesrv.conf").write_text(f"kvConfigPath={kv_path}\n")
         peers = ";".join(f"{node}-127.0.0.1:{self.layout.peer(i)}" for i, node in enumerate(self.nodes))
         for j, group in enumerate(self.groups):
             for i, node in enumerate(self.nodes):
@@ -181,7 +183,8 @@ class LocalCluster:
     def command(self, process: str) -> list[str]:
         """The command line of `namesrv` or of a node."""
         if process == "namesrv":
-            return [sys.executable, "-m", "namesrv", "-p", str(self.layout.namesrv)]
+            path = str(self.directory / "conf" / "namesrv.conf")
+            return [sys.executable, "-m", "namesrv", "-p", str(self.layout.namesrv), "-c", path]
         command = [sys.executable, "-m", "broker"]
         for group in self.groups:
             command += ["-c", str(self.configuration_path(process, group))]
