@@ -32,11 +32,17 @@ _ENTRY = struct.Struct(">IIQ")
 _FENCE_ENTRIES: Final = 512
 """One hash in memory per so many entries: the unit of reading and checking, 8 KiB."""
 _BASE: Final = _HEAD.size + 4
+_SPREAD: Final = 0x9E3779B1
+"""Two to the 32 over the golden ratio."""
 
 
 def key_hash(tid: int, key: bytes) -> int:
-    """What a key of a topic is filed under."""
-    return crc32(key, tid & 0xFFFFFFFF)
+    """What a key of a topic is filed under.
+
+    The id is spread over all bits first: a CRC's seed meets the key's first bytes by exclusive or, so small seeds would
+    make one topic's key systematically collide with another's.
+    """
+    return crc32(key, tid * _SPREAD & 0xFFFFFFFF)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +80,7 @@ class KeyIndex:
 
     def put(self, tid: int, key: bytes, store_ms: int, position: int) -> None:
         """File one key of one record."""
-        self._hashes.append(crc32(key, tid & 0xFFFFFFFF))
+        self._hashes.append(crc32(key, tid * _SPREAD & 0xFFFFFFFF))
         self._seconds.append(store_ms // 1000 & 0xFFFFFFFF)
         self._positions.append(position)
 
