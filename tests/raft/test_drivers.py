@@ -307,13 +307,13 @@ async def test_a_late_tick_counts_as_one(mock_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(node.run)
         for _ in range(10):
-            mock_clock.jump(0.02)
+            mock_clock.jump(0.021)
             await trio.testing.wait_all_tasks_blocked()
         assert group.ticks == 10
         mock_clock.jump(5)
         await trio.testing.wait_all_tasks_blocked()
         assert group.ticks == 11
-        mock_clock.jump(0.02)
+        mock_clock.jump(0.021)
         await trio.testing.wait_all_tasks_blocked()
         assert group.ticks == 12
         nursery.cancel_scope.cancel()
