@@ -96,14 +96,15 @@ async def open_broker(
             # Leaving this nursery waits for the replicas: each is shielded, and bounds its own stop.
             async with trio.open_nursery() as supervised:
                 try:
-                    try:
-                        async with trio.open_nursery() as starting:
-                            for number, config in enumerate(configs):
-                                keys = given[number] if given else {}
-                                supervisor = _Supervisor(broker, number, config, node, env, keys)
-                                starting.start_soon(supervised.start, supervisor.run)
-                    except* StartError as group:
-                        failure = _first(group)
+                    supervisors = [
+                        _Supervisor(broker, number, config, node, env, given[number] if given else {})
+                        for number, config in enumerate(configs)
+                    ]
+                    for supervisor in supervisors:
+                        supervised.start_soon(supervisor.run)
+                    for supervisor in supervisors:
+                        await supervisor.settled.wait()
+                        failure = failure or supervisor.failure
                     if failure is None:
                         yield broker
                 finally:
@@ -186,16 +187,18 @@ class _Supervisor:
         self._env = env
         self._stop = broker.stop
         self._given = given
-        self._started = False
+        self.settled = trio.Event()
+        """The replica runs, or `failure` says why it cannot."""
+        self.failure: StartError | None = None
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Open the replica, and again when it failed, until the broker stops. The first failure to open is raised."""
+    async def run(self) -> None:
+        """Open the replica, and again when it failed, until the broker stops."""
         # Shielded, so that whoever cancels the broker gets the graceful stop: the event ends it from within.
         with trio.CancelScope(shield=True) as scope:
             self._broker.scopes.append(scope)
-            await self._keep_open(task_status)
+            await self._keep_open()
 
-    async def _keep_open(self, task_status: trio.TaskStatus[None]) -> None:
+    async def _keep_open(self) -> None:
         pause = REOPEN_FIRST_S
         while not self._stop.is_set():
             failure: BaseException | None = None
@@ -203,9 +206,7 @@ class _Supervisor:
                 async with open_replica(self._config, self._node, self._env, given=self._given) as replica:
                     self._broker.entered(self._number, replica)
                     pause = REOPEN_FIRST_S
-                    if not self._started:
-                        self._started = True
-                        task_status.started()
+                    self.settled.set()
                     await self._stop.wait()
                 return
             except Exception as error:
@@ -214,8 +215,11 @@ class _Supervisor:
             self._broker.left(self._number, str(failure))
             if not isinstance(failure, OSError | StoreError | GroupFailed | NewerVersion):
                 log.error("a replica failed by our own mistake", exc_info=failure)
-            if not self._started:
-                raise StartError(explain(failure, self._config)) from failure
+            if not self.settled.is_set():
+                self.failure = StartError(explain(failure, self._config))
+                self.failure.__cause__ = failure
+                self.settled.set()
+                return
             if isinstance(failure, NewerVersion | StoreRefused):
                 log.error("group stopped for good", extra={"broker": self._config.broker_name, "error": str(failure)})
                 await self._stop.wait()
@@ -235,12 +239,6 @@ def _cause(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
-
-
-def _first(group: BaseExceptionGroup[StartError]) -> StartError:
-    found = _cause(group)
-    assert isinstance(found, StartError)
-    return found
 
 
 def explain(error: BaseException, config: BrokerConfig) -> str:
