@@ -306,6 +306,7 @@ async def test_a_late_tick_counts_as_one(mock_clock: MockClock) -> None:
     node.add("g", group)
     async with trio.open_nursery() as nursery:
         await nursery.start(node.run)
+        await trio.testing.wait_all_tasks_blocked()
         for _ in range(10):
             mock_clock.jump(0.021)
             await trio.testing.wait_all_tasks_blocked()
