@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import trimq
 from tests.interop.environments import python_with
 from trimq.testing.local_cluster import LocalCluster
 from trimq.testing.status import query, wait_ready_blocking
@@ -46,7 +47,7 @@ def test_a_native_client_sends_and_consumes_while_leaders_are_killed(requirement
             for process in (producer, consumer):
                 if process.poll() is None:
                     process.kill()
-                process.wait()
+                process.communicate()  # also closes its pipe
         assert sent["sent"] == MESSAGES
         missing = {f"body-{n}" for n in range(MESSAGES)} - set(read["bodies"])
         print(
@@ -56,6 +57,11 @@ def test_a_native_client_sends_and_consumes_while_leaders_are_killed(requirement
         assert not missing, f"{len(missing)} messages never arrived"
     finally:
         cluster.stop()
+
+
+async def _create_topic(namesrv: str, topic: str) -> None:
+    async with trimq.connect(namesrv) as client:
+        await client.admin.create_topic(topic, queues=4)
 
 
 def _follow(producer: subprocess.Popen[str], cluster: LocalCluster) -> dict[str, Any]:
