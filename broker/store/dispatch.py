@@ -14,17 +14,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Final, Protocol
+from zlib import crc32
 
 import trio
 
-from trimq.message.properties import get as get_property
 from trimq.message.record import RecordHead, iter_records
 from trimq.message.tags import tags_code
 
 from .commit_log import CommitLog
 from .entry import CONTROL, Entry, EntryKind
 from .errors import EntryDamaged, StoreBroken
-from .key_index import KeyIndex
+from .index_values import index_values
+from .key_index import KeyIndex, key_seed
 from .queue_index import QueueIndex
 
 __all__ = ["Dispatcher", "StateMachine"]
@@ -163,8 +164,11 @@ class Dispatcher:
         machine.entry_applied(entry, touched)
 
     def _enter(self, heads: Sequence[RecordHead], touched: dict[int, int]) -> None:
-        append, put, topic_id = self._queues.append, self._keys.put, self._machine.topic_id
-        topic, tid = b"", 0
+        append, topic_id = self._queues.append, self._machine.topic_id
+        hashes: list[int] = []
+        seconds: list[int] = []
+        positions: list[int] = []
+        topic, tid, seed = b"", 0, 0
         for head in heads:
             if head.topic != topic:
                 topic = head.topic
@@ -174,15 +178,20 @@ class Dispatcher:
                     raise StoreBroken(
                         f"record at {head.position} is of a topic that nobody created: {topic!r}"
                     ) from None
-            properties = head.properties
-            tag = get_property(properties, b"TAGS")
+                seed = key_seed(tid)
+            position = head.position
+            tag, uniq, words = index_values(head.properties)
             key = tid << 16 | head.queue_id
-            touched[key] = append(key, head.queue_offset, head.position, head.size, _code_of(bytes(tag)) if tag else 0)
-            uniq = get_property(properties, b"UNIQ_KEY")
+            touched[key] = append(key, head.queue_offset, position, head.size, _code_of(tag) if tag else 0)
             if uniq:
-                put(tid, uniq, head.store_ms, head.position)
-            words = get_property(properties, b"KEYS")
+                hashes.append(crc32(uniq, seed))
+                seconds.append(head.store_ms // 1000)
+                positions.append(position)
             if words:
-                for word in bytes(words).split(b" "):
+                for word in words.split(b" "):
                     if word:
-                        put(tid, word, head.store_ms, head.position)
+                        hashes.append(crc32(word, seed))
+                        seconds.append(head.store_ms // 1000)
+                        positions.append(position)
+        if hashes:
+            self._keys.extend(hashes, seconds, positions)

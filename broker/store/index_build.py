@@ -14,13 +14,13 @@ from typing import Final
 
 import trio
 
-from trimq.message.properties import get as get_property
 from trimq.message.record import iter_records
 from trimq.message.tags import tags_code
 
 from .commit_log import CommitLog
 from .entry import EntryKind
 from .index_segment import UNIT_WORDS, Run
+from .index_values import index_values
 from .key_index import KeyIndex, KeySealing, key_hash
 from .queue_index import QueueIndex
 from .snapshot import Snapshot
@@ -96,14 +96,12 @@ def _scan_records(records: memoryview, found: RangeScan, topic_id: Callable[[byt
             tid = topic_id(head.topic)
         except KeyError:
             continue
-        tag = get_property(head.properties, b"TAGS")
-        found.unit(
-            tid << 16 | head.queue_id, head.queue_offset, head.position, head.size, tags_code(bytes(tag)) if tag else 0
-        )
-        uniq = get_property(head.properties, b"UNIQ_KEY")
+        tag, uniq, words = index_values(head.properties)
+        code = tags_code(tag) if tag else 0
+        found.unit(tid << 16 | head.queue_id, head.queue_offset, head.position, head.size, code)
         if uniq:
             found.key(tid, uniq, head.store_ms, head.position)
-        for word in (get_property(head.properties, b"KEYS") or b"").split(b" "):
+        for word in (words or b"").split(b" "):
             if word:
                 found.key(tid, word, head.store_ms, head.position)
 
