@@ -22,7 +22,7 @@ from typing import Final
 from zlib import crc32
 
 from .errors import StoreError, StoreRefused
-from .fs import FileSystem, read_whole, write_whole
+from .fs import FileSystem, offload, read_whole, write_whole
 
 __all__ = ["INDEX_DIR", "UNIT_BYTES", "UNIT_WORDS", "IndexDamaged", "IndexSegment", "Run", "pack_segment"]
 
@@ -205,8 +205,11 @@ class IndexSegment:
         return unpack_units(block[skip * UNIT_BYTES : (skip + count) * UNIT_BYTES])
 
     async def runs(self) -> list[Run]:
-        """Everything, for merging. Raises like `read`."""
+        """Everything, one run per queue, for merging. Raises like `read`. The unpacking runs in a worker."""
         data = await read_whole(self._fs, self.path)
+        return await offload(self._fs, lambda: self._unpack_runs(data))
+
+    def _unpack_runs(self, data: bytes) -> list[Run]:
         found: list[Run] = []
         base = _HEAD.size + 4 + len(self.keys) * _ROW_BYTES
         for row, key in enumerate(self.keys):
@@ -214,7 +217,11 @@ class IndexSegment:
             block = data[at : at + self.counts[row] * UNIT_BYTES]
             if crc32(block) != self.crcs[row]:
                 raise IndexDamaged(self.path, f"bad run of queue {key:x}")
-            found.append(Run(key, self.firsts[row], unpack_units(block)))
+            words = unpack_units(block)
+            if found and found[-1].key == key:
+                found[-1].words.extend(words)
+            else:
+                found.append(Run(key, self.firsts[row], words))
         return found
 
 

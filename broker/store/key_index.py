@@ -29,6 +29,10 @@ _HEAD = struct.Struct(">IIIQQQIII")
 """Magic, version, lineage, first and last entry index, entries, oldest and newest second, CRC of the entries."""
 _U32 = struct.Struct(">I")
 _ENTRY = struct.Struct(">IIQ")
+MERGE_FILES: Final = 8
+"""So many neighbours of one size class become one file."""
+MERGE_ENTRIES_MAX: Final = 1 << 20
+"""But never a larger one than this: merging is work in memory."""
 _FENCE_ENTRIES: Final = 512
 """One hash in memory per so many entries: the unit of reading and checking, 8 KiB."""
 _BASE: Final = _HEAD.size + 4
@@ -117,17 +121,9 @@ class KeyIndex:
         low = max(0, bisect_left(sealed.fence, wanted) - 1)
         high = bisect_right(sealed.fence, wanted)
         found: list[int] = []
-        file = await self._fs.open(sealed.path)
-        try:
-            for block in range(low, high):
-                at = block * _FENCE_ENTRIES
-                count = min(_FENCE_ENTRIES, sealed.count - at)
-                data = await file.pread(_BASE + at * _ENTRY.size, count * _ENTRY.size)
-                if len(data) != count * _ENTRY.size or crc32(data) != sealed.crcs[block]:
-                    raise IndexDamaged(sealed.path, f"bad block {block}")
-                found += [p for h, s, p in _ENTRY.iter_unpack(data) if h == wanted and begin <= s <= end]
-        finally:
-            await file.aclose()
+        for block in range(low, high):
+            data = await self._read_block(sealed, block)
+            found += [p for h, s, p in _ENTRY.iter_unpack(data) if h == wanted and begin <= s <= end]
         found.reverse()
         return found
 
@@ -145,28 +141,82 @@ class KeyIndex:
         return self._sealing
 
     async def seal(self, sealing: KeySealing, lineage: int) -> None:
-        """Write a frozen copy durably."""
-        if sealing.hashes:
-            path = IndexSegment.path_of(sealing.first, sealing.last).replace("queues/", f"{KEY_DIR}/")
-            parts, fence, crcs = await offload(self._fs, lambda: _pack(sealing, lineage))
-            await write_whole(self._fs, path, parts)
-            self._sealed.append(
-                _Sealed(
-                    path, sealing.first, sealing.last, len(sealing.hashes),
-                    min(sealing.seconds), max(sealing.seconds), fence, crcs,
-                )
-            )  # fmt: skip
+        """Write a frozen copy durably, also when there is nothing in it: the files tile the log without a gap."""
+        self._sealed.append(await self._write(sealing, lineage))
         self._sealed_to = sealing.last
         self._sealing = None
+        await self._merge(lineage)
 
-    async def restore(self, index: int, lineage: int) -> None:
-        """Open the sealed files up to a snapshot at `index`, remove those behind it. Raises `IndexDamaged`."""
+    async def _write(self, sealing: KeySealing, lineage: int) -> _Sealed:
+        path = f"{KEY_DIR}/{sealing.first:020d}-{sealing.last:020d}"
+        parts, fence, crcs = await offload(self._fs, lambda: _pack(sealing, lineage))
+        await write_whole(self._fs, path, parts)
+        count = len(sealing.hashes)
+        oldest, newest = (min(sealing.seconds), max(sealing.seconds)) if count else (0, 0)
+        return _Sealed(path, sealing.first, sealing.last, count, oldest, newest, fence, crcs)
+
+    async def _merge(self, lineage: int) -> None:
+        """Merge neighbours of one size class while there are enough of them: few files, however often it snapshots."""
+        while (at := self._mergeable()) is not None:
+            pieces = self._sealed[at : at + MERGE_FILES]
+            columns = KeySealing(pieces[0].first, pieces[-1].last, array("I"), array("I"), array("Q"))
+            try:
+                for piece in pieces:
+                    await self._read_into(piece, columns)
+            except IndexDamaged:
+                return  # found by whoever looks a key up there, and made again then
+            merged = await self._write(columns, lineage)
+            self._sealed[at : at + MERGE_FILES] = [merged]
+            for piece in pieces:
+                await self._fs.unlink(piece.path)
+
+    def _mergeable(self) -> int | None:
+        classes = [max(sealed.count, 1 << 10).bit_length() // 3 for sealed in self._sealed]
+        for at in range(len(classes) - MERGE_FILES, -1, -1):
+            some = self._sealed[at : at + MERGE_FILES]
+            if len(set(classes[at : at + MERGE_FILES])) == 1 and sum(s.count for s in some) <= MERGE_ENTRIES_MAX:
+                return at
+        return None
+
+    async def _read_into(self, sealed: _Sealed, columns: KeySealing) -> None:
+        for block in range(len(sealed.crcs)):
+            for h, second, position in _ENTRY.iter_unpack(await self._read_block(sealed, block)):
+                columns.hashes.append(h)
+                columns.seconds.append(second)
+                columns.positions.append(position)
+
+    async def _read_block(self, sealed: _Sealed, block: int) -> bytes:
+        at = block * _FENCE_ENTRIES
+        size = min(_FENCE_ENTRIES, sealed.count - at) * _ENTRY.size
+        file = await self._fs.open(sealed.path)
+        try:
+            data = await file.pread(_BASE + at * _ENTRY.size, size)
+        finally:
+            await file.aclose()
+        if len(data) != size or crc32(data) != sealed.crcs[block]:
+            raise IndexDamaged(sealed.path, f"bad block {block}")
+        return data
+
+    async def restore(self, index: int, lineage: int, *, first_index: int = 1) -> None:
+        """Open the sealed files up to a snapshot at `index`, remove those behind it and those merged into wider ones.
+
+        Raises `IndexDamaged`, also when the files do not cover everything from `first_index` on.
+        """
         await self.clear(keep_to=index)
         self._sealed_to = index
-        for name in sorted(await self._fs.listdir(KEY_DIR)):
-            found = IndexSegment.range_of(name)
-            assert found is not None
-            self._sealed.append(await self._open(f"{KEY_DIR}/{name}", *found, lineage))
+        ranges = [found for name in await self._fs.listdir(KEY_DIR) if (found := IndexSegment.range_of(name))]
+        covered = first_index - 1
+        for first, last in sorted(ranges, key=lambda found: (found[0], -found[1])):
+            path = f"{KEY_DIR}/{first:020d}-{last:020d}"
+            if last <= covered:
+                await self._fs.unlink(path)
+                continue
+            if first > covered + 1:
+                break
+            self._sealed.append(await self._open(path, first, last, lineage))
+            covered = last
+        if covered != index:
+            raise IndexDamaged(KEY_DIR, f"the keys of entries from {covered + 1} on are missing")
 
     async def _open(self, path: str, first: int, last: int, lineage: int) -> _Sealed:
         file = await self._fs.open(path)
@@ -213,12 +263,7 @@ class KeyIndex:
         at = next((i for i, sealed in enumerate(self._sealed) if sealed.path == path), None)
         if at is None:
             return
-        before, kept = self._sealed_to, self._sealing
-        rest = self._sealed[:]
-        await self.seal(sealing, lineage)
-        fresh = self._sealed[len(rest) :]
-        self._sealed = [*rest[:at], *fresh, *rest[at + 1 :]]
-        self._sealed_to, self._sealing = before, kept
+        self._sealed[at] = await self._write(sealing, lineage)
 
     async def forget_below(self, first_index: int) -> None:
         """Retention: drop files whose entries are all gone."""

@@ -257,7 +257,7 @@ class MessageStore:
         index, lineage = snapshot.at.index, snapshot.lineage
         try:
             await self.queues.restore(snapshot.keys, snapshot.lows, snapshot.ends, index, lineage)
-            await self.keys.restore(index, lineage)
+            await self.keys.restore(index, lineage, first_index=self.log.first_index)
         except IndexDamaged as error:
             log.warning("index not whole; it is built again", extra={"detail": str(error)})
             try:

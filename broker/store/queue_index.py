@@ -207,10 +207,14 @@ class QueueIndex:
         while (at := self._mergeable()) is not None:
             pieces = self._segments[at : at + MERGE_FILES]
             by_key: dict[int, Run] = {}
-            for piece in pieces:
-                for run in await piece.runs():
-                    before = by_key.get(run.key)
-                    by_key[run.key] = run if before is None else Run(run.key, before.first, before.words + run.words)
+            try:
+                for piece in pieces:
+                    for run in await piece.runs():
+                        before = by_key.setdefault(run.key, run)
+                        if before is not run:
+                            _join(by_key, before, run)
+            except IndexDamaged:
+                return  # found by whoever reads there, and made again then
             runs = [by_key[key] for key in sorted(by_key)]
             merged = await self._write(runs, pieces[0].first, pieces[-1].last, lineage)
             self._segments[at : at + MERGE_FILES] = [merged]
@@ -333,6 +337,13 @@ class QueueIndex:
             else:
                 words = await segment.read(row, first, segment.counts[row])
                 queue.low = max(queue.low, first + _count_below(words, position))
+
+
+def _join(by_key: dict[int, Run], before: Run, run: Run) -> None:
+    if before.first + len(before.words) // UNIT_WORDS == run.first:
+        before.words.extend(run.words)
+    else:
+        by_key[run.key] = run  # the topic was deleted and made again in between: what came before is of no use
 
 
 def _count_below(words: array[int], position: int) -> int:
