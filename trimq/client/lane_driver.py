@@ -108,6 +108,7 @@ class LaneDriver:
         self._pause_until = 0.0
         self._avoid: set[str] = set()
         self._heard = 0.0
+        self._ask_at = 0.0
         self._hops = 0
         self.transmitted = 0
         """Requests sent, repetitions included."""
@@ -135,24 +136,23 @@ class LaneDriver:
                 self._transmit()
                 await self._listen(self._link)
 
-    async def _sleep(self, seconds: float | None) -> bool:
-        """Wait to be woken, at most `seconds`; returns whether we were."""
+    async def _sleep(self, seconds: float | None) -> None:
+        """Wait to be woken, at most `seconds`."""
         if seconds is None:
             await self._wake.wait()
         else:
             with anyio.move_on_after(seconds):
                 await self._wake.wait()
-        woken = self._wake.is_set()
         self._wake = anyio.Event()
-        return woken
 
     async def _listen(self, link: Link | None) -> None:
-        """Wait for a reason to go on; notice a silent or replaced leader."""
-        if await self._sleep(STALL_S) or link is None or self._link is not link or not self.lane.in_flight:
+        """Wait for a reason to go on; notice a silent or replaced leader, also while new messages keep coming."""
+        await self._sleep(STALL_S)
+        now = anyio.current_time()
+        silent = now - self._heard
+        if silent < STALL_S or now < self._ask_at or link is None or self._link is not link or not self.lane.in_flight:
             return
-        silent = anyio.current_time() - self._heard
-        if silent < STALL_S:
-            return
+        self._ask_at = now + STALL_S
         if silent >= SILENT_S:
             self._abandon(f"{link.addr} has not answered for {silent:.1f} s")
             return
