@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 import trio
 
-from broker.store.errors import StoreBroken, StoreRefused
+from broker.store.errors import StoreBroken, StoreError, StoreRefused
 from broker.store.fs_memory import MemoryFileSystem
 from broker.store.install import Staging, open_export
 from broker.store.message_store import Found, NeedDisk
@@ -431,3 +431,49 @@ async def test_marks_follow_and_never_run_ahead_of_the_disk(autojump_clock: trio
         writer.store.pending = lambda: b"offsets"
         await trio.sleep(1.5)
         assert marks.values.pending == b"offsets"
+
+
+@pytest.mark.trio
+@pytest.mark.slow
+async def test_the_power_goes_at_every_step_of_sealing_and_snapshots() -> None:
+    async def story(fs: MemoryFileSystem, told: list[Writer]) -> None:
+        async with open_store(fs) as writer:
+            told.append(writer)
+            await writer.send(b"A", 0, bodies(4), keys=b"k", control=b"+A")
+            for i in range(3):
+                await writer.send(b"A", i % 2, bodies(3), keys=b"k")
+                await writer.store.snapshot()
+
+    fs = memory()
+    await story(fs, [])
+    calls = fs.durable_calls
+    for at in range(10, calls + 1):
+        for keep in (0.0, 1.0, None):
+            fs = MemoryFileSystem(random.Random(f"{at}/{keep}"))
+            fs.power_cut_at = at
+            told: list[Writer] = []
+            try:
+                await story(fs, told)
+            except* (OSError, StoreError):
+                pass
+            fs.crash(keep=keep)
+            if not told:
+                continue
+            async with open_store(fs, writer=told[0]) as writer:
+                assert writer.store.log.fault is None
+                assert writer.store.failure is None
+                for place, records in writer.sent.items():
+                    if place[0] in writer.tables.topics:
+                        stored = writer.store.queues.next_offset(writer.key(*place))
+                        assert stored >= len(records)  # `sent` holds what was reported done
+                        writer.next[place] = stored
+                if not writer.store.log.formed or not writer.tables.topics:
+                    assert not any(writer.sent.values())
+                    continue
+                before = {place: list(records) for place, records in writer.sent.items()}
+                for place, records in before.items():
+                    found = await writer.store.get_from_disk(writer.key(*place), 0, 100, 1 << 20, None)
+                    assert b"".join(found.parts).startswith(b"".join(records))
+                hits = await writer.store.query_key(writer.tables.topics[b"A"], b"k", 0, 1 << 50, 100)
+                ends = map(writer.store.queues.next_offset, list(writer.store.queues.keys()))
+                assert len(hits) == sum(ends)
