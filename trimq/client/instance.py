@@ -55,6 +55,13 @@ HELLO_S = 1.0
 ATTEMPT_S = 3.0
 """One attempt of a call that is not held on purpose; then another replica is asked."""
 
+PING_S = 1.0
+"""A connection with requests in flight is asked for a sign of life this often (brokers of ours only)."""
+
+DEAD_S = 3.0
+"""One that gives none for so long is closed. A frozen process keeps its connections, and a held pull would wait for
+it."""
+
 HOPS_MAX = 3
 """Leader hints followed, or replicas tried, before waiting."""
 
@@ -121,6 +128,8 @@ class Instance:
         self._groups: dict[str, GroupView] = {}
         self._links: dict[str, Link] = {}
         self._greeting: dict[str, anyio.Event] = {}
+        self._pinged: dict[str, float] = {}
+        """Address to the time of a ping that has no answer yet."""
         self._ours: dict[str, bool] = {}
         self._producers: dict[str, int] = {}
         self._consumers: list[Consuming] = []
@@ -284,6 +293,32 @@ class Instance:
         finally:
             del self._greeting[addr]
             done.set()
+
+    async def _keep_watch(self) -> None:
+        """Close connections that have gone silent, so that whoever waits on them goes elsewhere."""
+        while True:
+            await anyio.sleep(PING_S)
+            now = anyio.current_time()
+            for addr, link in list(self._links.items()):
+                if link.channel.closed:
+                    del self._links[addr]
+                    self._pinged.pop(addr, None)
+                elif (since := self._pinged.get(addr)) is None:
+                    if link.ours and link.channel.in_flight:
+                        self._ping(link, now)
+                elif now - since >= DEAD_S:
+                    del self._pinged[addr]
+                    log.info("silent broker left", extra={"addr": addr})
+                    link.channel.close(f"{addr} gives no sign of life")
+
+    def _ping(self, link: Link, now: float) -> None:
+        command = Command(code=RequestCode.HELLO, body=Hello.ours(self.client_id).to_json())
+        command.opaque = link.channel.next_opaque()
+        self._pinged[link.addr] = now
+        link.channel.submit(encode(command), command.opaque, lambda _reply: self._alive(link.addr))
+
+    def _alive(self, addr: str) -> None:
+        self._pinged.pop(addr, None)
 
     async def call(self, group: str, command: Command, *, deadline: float | None = None) -> Command:
         """Ask a group's leader, wherever it is by now; returns its answer unless that is "not now".
@@ -486,6 +521,7 @@ async def open_instance(
         instance = Instance(namesrv, remoting, clock, rng, tasks, client_id, default_timeout)
         tasks.start_soon(instance._keep_beating)
         tasks.start_soon(instance._keep_routes)
+        tasks.start_soon(instance._keep_watch)
         try:
             yield instance
         except Exception as error:  # kept out of the task group, which would wrap it
