@@ -37,8 +37,8 @@ PID = 42
 class StateStore(SmallStore):
     """A store whose dispatcher feeds a group state."""
 
-    def __init__(self, log: CommitLog) -> None:
-        super().__init__(log)
+    def __init__(self, fs: MemoryFileSystem, log: CommitLog) -> None:
+        super().__init__(fs, log)
         self.state = GroupState()
         self.queues = Queues()
         self.seen: list[Entry] = []
@@ -123,7 +123,7 @@ class IntakeCluster(Cluster):
 @asynccontextmanager
 async def open_state_store(fs: MemoryFileSystem) -> AsyncIterator[StateStore]:
     async with open_commit_log(fs) as log, trio.open_nursery() as nursery:
-        store = StateStore(log)
+        store = StateStore(fs, log)
         nursery.start_soon(store.run)
         yield store
         nursery.cancel_scope.cancel()

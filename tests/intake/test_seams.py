@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING
+
+import trio
 
 from broker.metadata.state import GroupState
 from broker.replication.intake import Intake
 from broker.store.dispatch import Dispatcher
+from broker.store.fs_memory import MemoryFileSystem
+from broker.store.key_index import KeyIndex
+from broker.store.queue_index import QueueIndex
 from tests.support.intake_bench import Replica
 
 if TYPE_CHECKING:
@@ -15,8 +21,6 @@ if TYPE_CHECKING:
     from broker.replication.once import KeyLookup, LogView
     from broker.store.commit_log import CommitLog
     from broker.store.dispatch import StateMachine
-    from broker.store.key_index import KeyIndex
-    from broker.store.queue_index import QueueIndex
 
     def fits_state(state: GroupState) -> StateMachine:
         return state
@@ -48,16 +52,12 @@ def test_the_stores_dispatcher_feeds_a_group_state_what_the_intake_wrote() -> No
             assert (key, offset) == (1 << 16, 0)
             return offset + 1
 
-    class Keys:
-        def __init__(self) -> None:
-            self.keys: list[bytes] = []
-
-        def put(self, tid: int, key: bytes, store_ms: int, position: int) -> None:
-            self.keys.append(key)
-
-    state, keys = GroupState(), Keys()
-    dispatcher = Dispatcher(leader.log, Queues(), keys, state)  # type: ignore[arg-type]  # what `feed` needs of them
+    fs = MemoryFileSystem(random.Random(1))
+    state, keys = GroupState(), KeyIndex(fs)
+    dispatcher = Dispatcher(leader.log, QueueIndex(fs), keys, state)  # type: ignore[arg-type]  # only `feed` is called
     for entry in leader.log.entries:
         dispatcher.feed(entry)
-    assert keys.keys == [b"A", b"k1", b"k2"]
+    for key in (b"A", b"k1", b"k2"):
+        assert len(trio.run(keys.lookup, 1, key, 0, 1 << 50, 10)) == 1
+    assert trio.run(keys.lookup, 1, b"k3", 0, 1 << 50, 10) == []
     assert state.snapshot()() == leader.state.snapshot()()
