@@ -219,7 +219,9 @@ def store_config(config: BrokerConfig) -> StoreConfig:
             delete_hours=frozenset(config.delete_when),
             disk_share_max=config.disk_used_ratio / 100,
             disk_share_force=config.disk_clean_ratio / 100 if config.clean_forcibly else 1.0,
-        )
+        ),
+        cluster=config.cluster_name,
+        group=config.broker_name,
     )
 
 
