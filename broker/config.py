@@ -6,7 +6,7 @@ have is reported once, by name; keys of RocketMQ's that mean nothing here are ac
 (`broker.config_known`). Reading files is `broker.config_file`'s part.
 
 Defaults are RocketMQ's unless the field says otherwise. Our own keys are few: `replicationStrategy`, `raftHeartbeatMs`,
-`raftElectionMs`, `raftUnsafeAsyncFlush`, `duplicateWindowSeconds`, `metricsPort`, `maxFrameSize`, `maxInflightBytes`.
+`raftElectionMs`, `raftUnsafeAsyncFlush`, `duplicateWindowSeconds`, `metricsPort`, `maxFrameSize`.
 """
 
 # `_key` wraps `dataclasses.field`, and its defaults are immutable:
@@ -100,9 +100,7 @@ class BrokerConfig:
     delete_when: tuple[int, ...] = _key("deleteWhen", values.hours(), (4,))
     disk_used_ratio: int = _key("diskMaxUsedSpaceRatio", values.integer(10, 95, unit="percent"), 75)
     disk_clean_ratio: int = _key("diskSpaceCleanForciblyRatio", values.integer(30, 99, unit="percent"), 85)
-    disk_warning_ratio: int = _key("diskSpaceWarningLevelRatio", values.integer(35, 99, unit="percent"), 90)
     clean_forcibly: bool = _key("cleanFileForciblyEnable", values.boolean(), True)
-    key_index: bool = _key("messageIndexEnable", values.boolean(), True)
 
     # --- topics and consumer groups
     default_topic_queues: int = _key("defaultTopicQueueNums", values.integer(1, 65_535), 8)
@@ -142,8 +140,6 @@ class BrokerConfig:
     """Requests that may wait in one slow lane before SYSTEM_BUSY."""
     held_pulls_max: int = _key("pullThreadPoolQueueCapacity", values.integer(16, 10_000_000), 100_000)
     max_frame_bytes: int = _key("maxFrameSize", values.integer(1 << 16, 16 * _MIB, unit="bytes", sizes=True), 16 * _MIB)
-    inflight_bytes: int = _key("maxInflightBytes", values.integer(_MIB, 1 << 40, unit="bytes", sizes=True), 64 * _MIB)
-    """Bytes of requests admitted or waiting in one replica before SYSTEM_BUSY."""
 
     # --- replication
     strategy: Strategy = _key("replicationStrategy", values.choice(Strategy), Strategy.AUTO)

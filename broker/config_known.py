@@ -125,6 +125,8 @@ NO_EFFECT: Mapping[str, str] = {
     "enableBatchPush": "entries are always sent in batches",
     "disableConsumeIfConsumerReadSlowly": _LATER,
     "consumerFallbehindThreshold": _LATER,
+    "messageIndexEnable": "the key index is always kept: repeated sends are looked up in it",
+    "diskSpaceWarningLevelRatio": "writes are refused when the disk is really full",
     "maxHashSlotNum": "the key index sizes itself",
     "maxIndexNum": "the key index sizes itself",
     "maxMsgsNumBatch": "a query returns what was asked for, at most 64",

@@ -34,7 +34,7 @@ from broker.processor.registry import Dispatcher
 from broker.processor.routes import Lanes, Processors, make_routes
 from broker.processor.send_back import SendBackProcessor
 from broker.processor.send_message import SendProcessor
-from broker.replication.base import Replicator, ReplicatorError
+from broker.replication.base import GroupFailed, Replicator, ReplicatorError
 from broker.replication.control import CreationRules
 from broker.replication.intake import Intake, IntakeConfig
 from broker.replication.local import LocalConfig, LocalReplicator
@@ -72,6 +72,7 @@ Service = Callable[..., Awaitable[None]]
 
 DRAIN_S = 5.0
 """Longest wait for handing leadership over on a clean stop."""
+GUARD_S = 1.0
 STATUS_PAGE_OFFSET = 8
 
 
@@ -191,6 +192,16 @@ async def open_replica(
         listeners.cancel_scope.cancel()
 
 
+async def _guard_disk(store: MessageStore, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    """A local group whose log cannot be written any more has to be opened anew. (A Raft group sees to it itself.)"""
+    task_status.started()
+    while True:
+        await trio.sleep(GUARD_S)
+        fault = store.log.fault
+        if fault is not None and fault.kind == "impaired":
+            raise GroupFailed(fault.detail)
+
+
 def _host(config: BrokerConfig) -> str:
     """What clients are told: the configured address, else the one bound, else loopback."""
     everywhere = config.bind_address.strip("0.:") == ""
@@ -307,7 +318,7 @@ class _Wiring:
         config, state, store, intake, replicator = self.config, self.state, self.store, self.intake, self.replicator
         counters, rates = Counters(), Rates()
         clients, lanes = ClientTable(), Lanes.of(config.lane_queue)
-        members = Members(clients, state, intake, replicator)
+        members = Members(clients, state, intake, replicator, notify=config.notify_ids_changed)
         leases = Leases(intake)
         holds = HoldTable(total_max=config.held_pulls_max)
         schedule = ScheduleService(config.delay_levels_ms, state, store, intake, replicator, self.env.clock, counters)
@@ -352,6 +363,8 @@ class _Wiring:
         )
         forwarder: Forwarder | None = getattr(replicator, "forwarder", None)
         leaderless = Leaderless(state, intake, replicator, forwarder)
+        leaderless.unpack(store.log.marks.values.pending)
+        store.pending = leaderless.pack
         dispatcher = Dispatcher(replicator, forwarder, make_routes(processors, lanes), leaderless)
         state.on_touched += [polling.touched, schedule.touched]
         state.on_topic_removed.append(store.queues.drop_topic)
@@ -371,7 +384,9 @@ class _Wiring:
             observers=[registration.role_changed, lambda event: polling.role_changed(), leaderless.role_changed],
         )
         housekeeping = Housekeeping(clients, members, counters, rates)
+        guard: list[Service] = [] if isinstance(replicator, RaftReplicator) else [partial(_guard_disk, store)]
         services: list[Service] = [
+            *guard,
             *(lane.run for lane in lanes.all()),
             polling.run,
             terms.run,

@@ -29,7 +29,9 @@ log = logging.getLogger(__name__)
 
 REOPEN_FIRST_S = 1.0
 REOPEN_MAX_S = 30.0
-"""Pause before a replica that failed is opened again; it doubles each time."""
+"""Pause before a replica that failed is opened again; it doubles each time ..."""
+CALM_S = 60.0
+"""... unless the replica had run for so long."""
 
 
 class StartError(Exception):
@@ -200,12 +202,13 @@ class _Supervisor:
 
     async def _keep_open(self) -> None:
         pause = REOPEN_FIRST_S
+        opened = trio.current_time()
         while not self._stop.is_set():
             failure: BaseException | None = None
             try:
                 async with open_replica(self._config, self._node, self._env, given=self._given) as replica:
                     self._broker.entered(self._number, replica)
-                    pause = REOPEN_FIRST_S
+                    opened = trio.current_time()
                     self.settled.set()
                     await self._stop.wait()
                 return
@@ -224,6 +227,8 @@ class _Supervisor:
                 log.error("group stopped for good", extra={"broker": self._config.broker_name, "error": str(failure)})
                 await self._stop.wait()
                 return
+            if trio.current_time() - opened > CALM_S:
+                pause = REOPEN_FIRST_S
             log.error(
                 "group failed, it is opened again after a pause",
                 extra={"broker": self._config.broker_name, "error": str(failure), "pause_s": pause},

@@ -190,7 +190,7 @@ class ClientTable:
     def closed(self, link: Link) -> list[str]:
         """A connection ended. Returns the consumer groups that changed, sorted."""
         consumers, producers = self._links.pop(link, (set(), set()))
-        for group in producers:
+        for group in sorted(producers):
             self._drop_producer(group, link)
         return [group for group in sorted(consumers) if self._drop_consumer(group, link)]
 

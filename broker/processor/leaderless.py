@@ -8,6 +8,10 @@ leader is known the kept rows travel to it as ordinary updates, whose rules neve
 
 from __future__ import annotations
 
+import logging
+
+import cbor2
+
 from broker.metadata.ops import key_of
 from broker.metadata.state import GroupState
 from broker.replication.base import Busy, NotLeader, Outcome, Replicator, RoleEvent, Verdict
@@ -20,6 +24,8 @@ from trimq.wire.command import FLAG_ONEWAY, Command, encode, encode_response
 from trimq.wire.headers.offset import OffsetResponse, QueryOffsetHeader, UpdateOffsetHeader
 
 __all__ = ["Leaderless"]
+
+log = logging.getLogger(__name__)
 
 
 class _Nobody:
@@ -41,6 +47,21 @@ class Leaderless:
         self._replicator = replicator
         self._forwarder = forwarder
         self._nobody = _Nobody()
+
+    def pack(self) -> bytes:
+        """What is kept, for the marks file: it survives a restart."""
+        rows = self._intake.provisional.rows()
+        return cbor2.dumps(rows) if rows else b""
+
+    def unpack(self, data: bytes) -> None:
+        """Take over what an earlier run kept. Bytes that cannot be read are of a newer version: nothing is lost but
+        these few offsets, which nobody was told."""
+        try:
+            rows = cbor2.loads(data) if data else []
+            for group, topic, queue, offset in rows:
+                self._intake.provisional.put(str(group), str(topic), int(queue), int(offset))
+        except (cbor2.CBORDecodeError, ValueError, TypeError) as error:
+            log.warning("offsets kept without a leader cannot be read", extra={"error": str(error)})
 
     def note(self, command: Command) -> None:
         """A leader-only request arrived and no leader is known: keep it if it is an offset update."""

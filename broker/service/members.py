@@ -36,11 +36,14 @@ PERIOD_S = 1.0
 class Members:
     """Consumer lists and change notices of one replica."""
 
-    def __init__(self, clients: ClientTable, state: GroupState, intake: Intake, replicator: Replicator) -> None:
+    def __init__(
+        self, clients: ClientTable, state: GroupState, intake: Intake, replicator: Replicator, *, notify: bool = True
+    ) -> None:
         self._clients = clients
         self._state = state
         self._intake = intake
         self._replicator = replicator
+        self._notify_changes = notify
         self._inherited: dict[str, set[str]] = {}
         self._inherited_until = 0.0
         self._dirty: dict[str, None] = {}
@@ -72,7 +75,7 @@ class Members:
 
     def _notify(self, group: str) -> None:
         found = self._clients.consumer_group(group)
-        if found is None or found.broadcast:
+        if found is None or found.broadcast or not self._notify_changes:
             return
         info = self._state.groups.get(group)
         if info is not None and not settings_of(info.settings).notify_consumer_ids_changed_enable:

@@ -10,10 +10,11 @@ from trio.testing import MockClock
 
 from broker.config import BrokerConfig, BrokerRole, Strategy
 from broker.runtime import StartError, open_broker
-from tests.broker.support import World, local_config, open_local, open_user
+from tests.broker.support import World, drained, local_config, open_local, open_user
 from trimq.errors import Disconnected
 from trimq.wire.codes import RequestCode, ResponseCode
 from trimq.wire.command import Command, encode
+from trimq.wire.headers.offset import QueryOffsetHeader
 
 pytestmark = pytest.mark.trio
 
@@ -117,6 +118,32 @@ async def test_an_oversized_frame_closes_the_connection(autojump_clock: MockCloc
         with pytest.raises(Disconnected):
             await user.send("T", bytes(1 << 17))
         assert (await user.send("T", b"y")).code == ResponseCode.SUCCESS
+
+
+async def test_a_disk_error_ends_the_replica_which_is_opened_again(autojump_clock: MockClock) -> None:
+    async with open_local() as (replica, user, world):
+        assert (await user.send("T", b"0")).code == ResponseCode.SUCCESS
+        world.disk("a").fail("write", "commitlog/*", times=1)
+        assert (await user.send("T", b"1")).code != ResponseCode.SUCCESS
+        await trio.sleep(5)
+        async with open_user(world, replica.address) as other:
+            assert (await other.send("T", b"2")).code == ResponseCode.SUCCESS
+            found = [message.body for message in await drained(other, "T", 0, 2)]
+            assert found[0] == b"0"
+            assert found[-1] in (b"1", b"2"), "what was refused may be stored or not, what was acknowledged is"
+
+
+async def test_offsets_kept_without_a_leader_survive_a_restart(autojump_clock: MockClock) -> None:
+    world = World()
+    async with open_local(world) as (replica, user, _):
+        await user.send("T", b"x")
+        replica.intake.provisional.put("g", "T", 0, 1)
+        await trio.sleep(2)
+    async with open_local(world) as (replica, user, _):
+        query = QueryOffsetHeader(consumer_group="g", topic="T", queue_id=0).to_ext()
+        await trio.sleep(1)
+        answer = await user.ask(RequestCode.QUERY_CONSUMER_OFFSET, query)
+        assert answer.ext["offset"] == "1"
 
 
 async def test_status_pages(autojump_clock: MockClock) -> None:
