@@ -311,6 +311,12 @@ def test_messages_bound_to_no_queue_go_elsewhere_while_a_group_is_down() -> None
                 await producer.send(message(number))
             assert anyio.current_time() - began < 1
             assert len(cluster.groups["a"].log) + len(cluster.groups["b"].log) == 24
+            at_a = len(cluster.groups["a"].log)
+            cluster.servers["a0:1"].alive = True
+            await anyio.sleep(3)
+            for number in range(24, 28):
+                await producer.send(message(number))
+            assert len(cluster.groups["a"].log) == at_a + 2, "it gets its share again once it is back"
 
     run("trio", body)
 

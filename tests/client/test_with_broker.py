@@ -402,6 +402,19 @@ async def until_stored(reader: trimq.PullConsumer, topic: str, count: int) -> No
 
 
 @BACKENDS
+def test_a_filter_that_the_broker_cannot_evaluate_is_refused_at_once(backend: str, namesrv: str, fresh: Names) -> None:
+    async def body() -> None:
+        topic = fresh("t")
+        async with trimq.connect(namesrv) as mq:
+            await mq.send(topic, b"x")
+            with pytest.raises(trimq.errors.BadRequest, match="does not accept the filter"):
+                async with mq.subscribe(topic, group=fresh("g"), filter=trimq.Sql("price > 10")):
+                    pass
+
+    run(backend, body)
+
+
+@BACKENDS
 def test_topics_cluster_and_lag(backend: str, namesrv: str, fresh: Names) -> None:
     async def body() -> None:
         topic, group = fresh("t"), fresh("g")

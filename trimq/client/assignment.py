@@ -17,13 +17,13 @@ import anyio.abc
 from trimq.client.broker_api import BrokerApi
 from trimq.client.instance import Instance
 from trimq.client.locks import LOCK_RENEW_S, QueueLocks
-from trimq.client.model import Filter, Queue, Rebalance, Start, Tag
+from trimq.client.model import Filter, Queue, Rebalance, Sql, Start, Tag
 from trimq.client.offset_store import OffsetStore
 from trimq.client.outgoing import DEFAULT_TOPIC_QUEUES
 from trimq.client.positions import resolve
 from trimq.client.reader import Reader, Sink
 from trimq.client.rebalance import REBALANCE_S, Shares
-from trimq.client.route import DEFAULT_TOPIC
+from trimq.client.route import DEFAULT_TOPIC, Route
 from trimq.errors import TrimqError
 from trimq.message.names import retry_topic
 
@@ -92,28 +92,35 @@ class Assignment:
         self._rebalance_now.set()
 
     async def look_around(self) -> None:
-        """Before joining: note which queues are there already. Raises `NoRoute` when no name server answers."""
+        """Before joining: note which queues are there already, and have a missing topic created where that is allowed.
+
+        Raises `NoRoute` when no name server answers, `BadRequest` for a filter that the brokers cannot evaluate.
+        """
         for topic in self.topics:
             self._instance.want(topic)
         known: set[Queue] = set()
-        for topic in self.topics:
+        for topic, wanted in self.topics.items():
             route = await self._instance.refresh(topic)
             if route is not None:
                 known.update(route.read_queues)
             elif topic != self.retry_topic:
-                await self._create(topic)
+                route = await self._create(topic)
+            if route is not None and isinstance(wanted, Sql):
+                await self._api.check_filter(self._group, route.groups[0].name, topic, wanted)
         self._known_at_start = frozenset(known)
 
-    async def _create(self, topic: str) -> None:
-        """Have an unknown topic created as a send would, wherever that is allowed. Apache's brokers cannot be asked."""
+    async def _create(self, topic: str) -> Route | None:
+        """Have an unknown topic created as a send would; returns where. Apache's brokers cannot be asked for it."""
         template = await self._instance.refresh(DEFAULT_TOPIC)
         if template is None:
-            return
-        for group in template.provisional(topic, DEFAULT_TOPIC_QUEUES).groups:
+            return None
+        route = template.provisional(topic, DEFAULT_TOPIC_QUEUES)
+        for group in route.groups:
             try:
                 await self._api.create_as_needed(topic, group.name, group.write_queues)
             except TrimqError as error:
                 log.info("topic not created", extra={"topic": topic, "group": group.name, "error": error})
+        return route
 
     async def join(self) -> None:
         """Get the first assignment: what is sent after this returns will be delivered.
@@ -150,6 +157,9 @@ class Assignment:
         """Commit, give locks back, hold nothing."""
         with anyio.move_on_after(FLUSH_S, shield=True):
             await self._let_go(tuple(self.readers))
+
+    def forget_topics(self) -> None:
+        """Undo `look_around`."""
         for topic in self.topics:
             self._instance.unwant(topic)
 

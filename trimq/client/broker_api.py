@@ -15,8 +15,9 @@ import anyio
 from trimq.client.instance import Instance, refusal
 from trimq.client.model import Filter, Queue, Sql
 from trimq.client.route import PERM_READ, PERM_WRITE
-from trimq.errors import Disconnected
-from trimq.wire.body.consumer_list import ConsumerIdList
+from trimq.errors import BadRequest, Disconnected
+from trimq.wire.body.consumer_list import CheckClientRequest, ConsumerIdList
+from trimq.wire.body.heartbeat import RawSubscription
 from trimq.wire.body.lock import MQ, LockRequest, LockResponse
 from trimq.wire.codes import RequestCode, ResponseCode
 from trimq.wire.command import Command
@@ -157,6 +158,19 @@ class BrokerApi:
         )
         await self._ask(group, RequestCode.UPDATE_AND_CREATE_TOPIC, header.to_ext())
 
+    async def check_filter(self, consumer_group: str, group: str, topic: str, wanted: Filter) -> None:
+        """Ask whether brokers can evaluate a filter. Raises the error of the refusal."""
+        subscription = RawSubscription(topic=topic, subString=wanted.expression, expressionType=filter_kind(wanted))
+        body = CheckClientRequest(
+            clientId=self._instance.client_id, group=consumer_group, subscriptionData=subscription
+        ).to_json()
+        answer = await self._instance.call(group, Command(code=RequestCode.CHECK_CLIENT_CONFIG, body=body))
+        if answer.code != ResponseCode.SUCCESS:
+            raise BadRequest(
+                f"{group} does not accept the filter {wanted.expression!r}: {answer.remark or answer.code}",
+                advice="filter by Tag, or in the handler",
+            )
+
     # Pulling
 
     async def pull(
@@ -190,7 +204,7 @@ class BrokerApi:
             commit_offset=commit or 0,
             suspend_timeout_millis=round(hold_s * 1000),
             subscription=wanted.expression,
-            expression_type="SQL92" if isinstance(wanted, Sql) else "TAG",
+            expression_type=filter_kind(wanted),
             bname=queue.group,
         )
         try:
@@ -221,6 +235,11 @@ _PULL_ANSWERS = frozenset(
         ResponseCode.PULL_OFFSET_MOVED,
     }
 )
+
+
+def filter_kind(wanted: Filter) -> str:
+    """RocketMQ's name for the kind of a filter."""
+    return "SQL92" if isinstance(wanted, Sql) else "TAG"
 
 
 def commit_ext(consumer_group: str, queue: Queue, offset: int, set_back: bool) -> dict[str, str]:

@@ -43,6 +43,9 @@ STALL_S = 0.3
 SILENT_S = 3.0
 """Silence after which a connection counts as dead; RocketMQ's send timeout."""
 
+RECOVERY_S = 1.0
+"""How often a group in trouble is looked at while nothing is bound to it."""
+
 QUEUED_BYTES_MAX = 4 * 1024 * 1024
 """With so much unsent on the connection nothing more is encoded."""
 
@@ -126,7 +129,7 @@ class LaneDriver:
         """Until cancelled."""
         while True:
             if self.lane.idle:
-                await self._sleep(None)
+                await self._rest()
             elif (pause := self._pause_until - anyio.current_time()) > 0:
                 await anyio.sleep(pause)
             elif self._link is None:
@@ -135,6 +138,17 @@ class LaneDriver:
                 await anyio.lowlevel.checkpoint()  # whoever was woken by the same answers puts his next message first
                 self._transmit()
                 await self._listen(self._link)
+
+    async def _rest(self) -> None:
+        """Nothing to send. A group in trouble is looked at now and then, or nothing would ever go there again."""
+        if self.healthy:
+            await self._sleep(None)
+            return
+        await self._sleep(RECOVERY_S)
+        if self.lane.idle and self._link is None:
+            await self._connect()
+        if self.lane.idle and self._link is not None:
+            self.healthy = True
 
     async def _sleep(self, seconds: float | None) -> None:
         """Wait to be woken, at most `seconds`."""

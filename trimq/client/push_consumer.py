@@ -26,9 +26,9 @@ import anyio
 import anyio.abc
 
 from trimq.client.assignment import Assignment
-from trimq.client.broker_api import BrokerApi
+from trimq.client.broker_api import BrokerApi, filter_kind
 from trimq.client.instance import Instance
-from trimq.client.model import Filter, Queue, Rebalance, Sql, Start
+from trimq.client.model import Filter, Queue, Rebalance, Start
 from trimq.client.outgoing import delay_level
 from trimq.client.reader import Holding, Reader
 from trimq.client.received import Received
@@ -181,8 +181,7 @@ class PushConsumer:
         )
 
     def _describe(self, topic: str, wanted: Filter) -> SubscriptionData:
-        kind = "SQL92" if isinstance(wanted, Sql) else "TAG"
-        return SubscriptionData.of(topic, wanted.expression, self._version, kind)
+        return SubscriptionData.of(topic, wanted.expression, self._version, filter_kind(wanted))
 
     def ids_changed(self) -> None:
         self._assignment.rebalance_soon()
@@ -426,18 +425,17 @@ async def open_push_consumer(
             try:
                 await assignment.join()
                 await tasks.start(assignment.run)
-                try:
-                    yield consumer
-                    consumer.stop()
-                    await consumer.let_handlers_end()
-                finally:
-                    consumer.stop()
+                yield consumer
+                consumer.stop()
+                await consumer.let_handlers_end()
             finally:
+                consumer.stop()
                 await assignment.leave()
                 instance.remove_consumer(consumer)
         except Exception as error:  # kept out of the task group, which would wrap it
             failure = error
         finally:
+            assignment.forget_topics()
             tasks.cancel_scope.cancel()
     if failure is not None:
         raise failure
