@@ -100,7 +100,7 @@ def cut_under_load(kind: type[LocalCluster], scratch: Path, disk: LoopDisk, *, k
 
 def synced(disk: LoopDisk) -> None:
     """Everything that is on the mounted disk now will be there after a cut."""
-    subprocess.run(["sync", "-f", str(disk.mount)], check=True)  # noqa: S607 - the system's own
+    subprocess.run(["sync", "-f", str(disk.mount)], check=True)
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ class Sender:
     producer: Producer
     queues: Sequence[Queue]
     history: History
+    body_bytes: int = BODY_BYTES
     in_flight: int = 0
     next_sequence: int = 0
     _begun: trio.Event = field(default_factory=trio.Event)
@@ -53,7 +54,7 @@ class Sender:
         self.history.begin(value, target)
         self.in_flight += 1
         self._begun.set()
-        message = Message(topic=queue.topic, body=make_body(value, BODY_BYTES))
+        message = Message(topic=queue.topic, body=make_body(value, self.body_bytes))
         try:
             await self.producer.send(message, queue=queue)
         except NotStored:
