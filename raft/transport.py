@@ -96,6 +96,12 @@ class Endpoint(Protocol):
         ...
 
 
+GONE_WITHIN_S = 1.0
+"""A connect refused so soon after the link broke means that the peer's process is gone."""
+PROBE_PAUSES_S = (0.005, 0.01, 0.02, 0.05, 0.1)
+"""Before each look of a node that does not dial the peer itself."""
+
+
 class _Ended(enum.Enum):
     """How an attempt to talk to a peer went."""
 
@@ -238,25 +244,27 @@ class PeerTransport:
         config = self._config
         with scope:
             backoff = config.backoff_min_s
-            broke = False
+            broke_at: float | None = None  # until the peer was called gone, or so long ago that it means nothing
             while True:
-                began = trio.current_time()
                 ended: _Ended = _Ended.NO_HELLO
                 try:
                     with trio.fail_after(config.connect_timeout_s):
                         stream = await self._network.connect(link.address.host, link.address.port)
                 except ConnectionRefusedError:
-                    if broke:
+                    if broke_at is not None and trio.current_time() - broke_at < GONE_WITHIN_S:
                         self._gone(link)
+                    broke_at = None
                 except (OSError, trio.TooSlowError):
                     pass
                 else:
                     ended = await self._converse(link, stream, FrameReader(HELLO_MAX_BYTES), None)
-                broke = ended is _Ended.WORKED
+                if ended is _Ended.WORKED:
+                    broke_at = trio.current_time()
                 if ended is _Ended.REFUSED:
                     pause = config.refused_backoff_s
-                elif broke and trio.current_time() - began > config.backoff_max_s:
-                    pause, backoff = 0.0, config.backoff_min_s
+                elif ended is _Ended.WORKED:
+                    # Not at once: the listener of a dying process may outlive its connections by an instant.
+                    pause = backoff = config.backoff_min_s
                 else:
                     pause, backoff = backoff, min(backoff * 2, config.backoff_max_s)
                 await trio.sleep(pause * (0.5 + self._rng.random()))
@@ -409,19 +417,28 @@ class PeerTransport:
                 endpoint.link_down(link.address)
 
     async def _probe(self, link: PeerLink) -> None:
-        """We do not dial this peer, but want to know whether its process is still there."""
-        try:
-            with trio.fail_after(self._config.connect_timeout_s):
-                stream = await self._network.connect(link.address.host, link.address.port)
-        except ConnectionRefusedError:
-            if link.session is None:
-                self._gone(link)
-        except (OSError, trio.TooSlowError):
-            pass
-        else:
+        """We do not dial this peer, but want to know whether its process is still there.
+
+        Asked more than once: a process that is being killed closes its connections one by one, and the listener may
+        still answer when ours is gone already.
+        """
+        for pause in PROBE_PAUSES_S:
+            await trio.sleep(pause)
+            if link.session is not None:
+                return
+            try:
+                with trio.fail_after(self._config.connect_timeout_s):
+                    stream = await self._network.connect(link.address.host, link.address.port)
+            except ConnectionRefusedError:
+                if link.session is None:
+                    self._gone(link)
+                return
+            except (OSError, trio.TooSlowError):
+                return
             await stream.aclose()
 
     def _gone(self, link: PeerLink) -> None:
+        log.info("peer's process is gone", extra={"peer": str(link.address)})
         for name in sorted(link.wanted_by):
             endpoint = self._endpoints.get(name)
             if endpoint is not None:

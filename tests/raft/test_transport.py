@@ -254,3 +254,28 @@ async def test_sending_without_a_session_drops(autojump_clock: MockClock) -> Non
         await trio.sleep(0.1)
         assert not both.a.link(B).send_control("g", ["beat"])
         assert not both.a.link(B).send_data("g", ["x"], [b"y"])
+
+
+async def test_a_group_that_registers_while_the_hellos_travel_is_introduced_on_that_session(
+    autojump_clock: MockClock,
+) -> None:
+    """The hello was said without it and the session did not exist yet: its introduction used to get lost."""
+    for delay_ms in range(0, 12):
+        early, late = (Party("n0"), Party("n1")), (Party("n0"), Party("n1"))
+        async with trio.open_nursery() as nursery:
+            both = Pair(MemoryNetwork(), nursery)
+            for transport, party, other in ((both.a, early[0], late[0]), (both.b, early[1], None)):
+                transport.register("early", party)
+                transport.set_peers("early", [A, B])
+                if other is not None:
+                    transport.register("late", other)
+                    transport.set_peers("late", [A, B])
+            await both.start("b", both.b)
+            await both.start("a", both.a)
+            await trio.sleep(delay_ms / 2000)
+            both.b.register("late", late[1])
+            both.b.set_peers("late", [A, B])
+            await trio.sleep(0.5)
+            assert both.a.link(B).agreed("late"), f"registered {delay_ms / 2} ms after the start"
+            assert both.b.link(A).agreed("late")
+            nursery.cancel_scope.cancel()

@@ -90,3 +90,13 @@ def test_a_log_line_ends_with_its_facts() -> None:
     assert FactsFormatter().format(record).endswith("INFO x.y: leader elected  term=7 note='two words'")
     record.note = "line\nbreak"
     assert "\n" not in FactsFormatter().format(record)
+
+
+@pytest.mark.trio
+async def test_a_refused_connect_is_told_apart() -> None:
+    """Raft takes it as a hint that a peer's process is gone; a bare OSError would hide it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with pytest.raises(ConnectionRefusedError):
+        await TrioNetwork().connect("127.0.0.1", port)
