@@ -25,6 +25,7 @@ SEGMENT_BYTES = 8 << 20
 HEADER_BLOCK_BYTES = 4096
 BULK_BODY_BYTES = 60_000
 _IN_FLIGHT = 32
+_NEVER = 1 << 62
 _POLL_S = 0.05
 _MiB = 1 << 20
 
@@ -48,8 +49,9 @@ def local_cluster(directory: Path, *, groups: int, **extra: str) -> Iterator[Loc
 
 async def send_bulk(client: Client, queues: Sequence[Queue], history: History, *, number: int, megabytes: int) -> None:
     """Fill the queues with about so many bytes, through one producer."""
-    async with client.producer(f"bulk-{number}") as producer:
+    async with client.producer(f"bulk-{number}", compress_over=_NEVER) as producer:
         sender = Sender(number, producer, queues, history, body_bytes=BULK_BODY_BYTES)
+        await sender.send_one()  # the route is known from here on: sends begun together keep their order
         room = trio.Semaphore(_IN_FLIGHT)
 
         async def one() -> None:

@@ -78,7 +78,9 @@ def cut_under_load(kind: type[LocalCluster], scratch: Path, disk: LoopDisk, *, k
 
     async def produce(client: trimq.Client, number: int, stop: trio.Event) -> None:
         async with client.producer(f"power-{number}") as producer:
-            await run_sender(Sender(number, producer, queues, history), RATE_EACH, stop)
+            sender = Sender(number, producer, queues, history)
+            await sender.send_one()  # the route is known from here on: sends begun together keep their order
+            await run_sender(sender, RATE_EACH, stop)
 
     async def read_back() -> None:
         async with trimq.connect(cluster.namesrv_address) as client:
