@@ -260,7 +260,7 @@ async def test_a_group_that_registers_while_the_hellos_travel_is_introduced_on_t
     autojump_clock: MockClock,
 ) -> None:
     """The hello was said without it and the session did not exist yet: its introduction used to get lost."""
-    for delay_ms in range(0, 12):
+    for delay_ms in range(12):
         early, late = (Party("n0"), Party("n1")), (Party("n0"), Party("n1"))
         async with trio.open_nursery() as nursery:
             both = Pair(MemoryNetwork(), nursery)
