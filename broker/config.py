@@ -6,7 +6,7 @@ have is reported once, by name; keys of RocketMQ's that mean nothing here are ac
 (`broker.config_known`). Reading files is `broker.config_file`'s part.
 
 Defaults are RocketMQ's unless the field says otherwise. Our own keys are few: `replicationStrategy`, `raftHeartbeatMs`,
-`raftElectionMs`, `raftUnsafeAsyncFlush`, `duplicateWindowSeconds`, `metricsPort`, `maxFrameSize`.
+`raftElectionMs`, `raftUnsafeAsyncFlush`, `duplicateWindowSeconds`, `fileReservedSeconds`, `metricsPort`, `maxFrameSize`.
 """
 
 # `_key` wraps `dataclasses.field`, and its defaults are immutable:
@@ -97,6 +97,8 @@ class BrokerConfig:
     )
     """Counts when the group is formed, never after."""
     reserved_hours: int = _key("fileReservedTime", values.integer(1, 24 * 366 * 10, unit="hours"), 72)
+    reserved_s: int = _key("fileReservedSeconds", values.integer(0, 366 * 86_400, unit="seconds"), 0)
+    """Above 0: messages are kept so long and go at any hour, whatever fileReservedTime and deleteWhen say."""
     delete_when: tuple[int, ...] = _key("deleteWhen", values.hours(), (4,))
     disk_used_ratio: int = _key("diskMaxUsedSpaceRatio", values.integer(10, 95, unit="percent"), 75)
     disk_clean_ratio: int = _key("diskSpaceCleanForciblyRatio", values.integer(30, 99, unit="percent"), 85)

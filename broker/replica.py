@@ -226,8 +226,8 @@ def store_config(config: BrokerConfig) -> StoreConfig:
     """The store's part of the configuration."""
     return StoreConfig(
         retention=RetentionConfig(
-            reserved_ms=config.reserved_hours * 3_600_000,
-            delete_hours=frozenset(config.delete_when),
+            reserved_ms=config.reserved_s * 1000 or config.reserved_hours * 3_600_000,
+            delete_hours=frozenset(range(24) if config.reserved_s else config.delete_when),
             disk_share_max=config.disk_used_ratio / 100,
             disk_share_force=config.disk_clean_ratio / 100 if config.clean_forcibly else 1.0,
         ),
@@ -388,6 +388,7 @@ class _Wiring:
         services: list[Service] = [
             *guard,
             *(lane.run for lane in lanes.all()),
+            pulls.run,
             polling.run,
             terms.run,
             registration.run,

@@ -99,7 +99,8 @@ class ClientProcessor:
         """Create the group if need be and allowed. False: it is unknown and stays so (skipped, as RocketMQ does)."""
         replicator = self._replicator
         if not replicator.admitting:
-            return True  # the leader hears this client too, and creates the group
+            # The leader hears this client too, and creates the group where that is allowed.
+            return self._config.auto_create_group or self._intake.state.groups.get(group) is not None
         if self._intake.view.group(group) is None:
             if not self._config.auto_create_group:
                 return False

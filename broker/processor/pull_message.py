@@ -42,6 +42,9 @@ __all__ = ["PullProcessor"]
 
 HOLD_MAX_S = 30.0
 """No pull is held longer, whatever the client asks: its own timeout is 30 s."""
+CROWDED_BYTES = 4 << 20
+"""With so much queued for a connection, further pulls of it wait until it has read some."""
+LINE_S = 0.02
 IN_FLIGHT_S = 0.2
 """How long a pull that does not wait may wait for a message that is being stored."""
 OURS_COUNT_MAX = 1024
@@ -77,6 +80,8 @@ class PullProcessor:
         self._holds = holds
         self._disk = disk
         self._counters = counters
+        self._line: list[tuple[HeldPull, bool]] = []
+        self._in_line = trio.Event()
 
     # --- a new pull
 
@@ -203,6 +208,9 @@ class PullProcessor:
 
     def look(self, pull: HeldPull, may_hold: bool) -> None:
         """Read what is there, and answer or hold."""
+        if getattr(pull.reply, "queued", 0) > CROWDED_BYTES:
+            self._wait_in_line(pull, may_hold)
+            return
         low, end = self._bounds(pull.key)
         if not low <= pull.scanned < end:
             self._outside(pull, low, end, may_hold)
@@ -212,6 +220,26 @@ class PullProcessor:
             self._from_disk(pull, may_hold)
         else:
             self._found(pull, found, may_hold)
+
+    def _wait_in_line(self, pull: HeldPull, may_hold: bool) -> None:
+        """The client has not read its earlier answers: a thousand pulls of one pass must not become a gigabyte."""
+        if len(self._line) >= self._config.held_pulls_max:
+            self._respond(pull, ResponseCode.SYSTEM_BUSY, 0, remark="[OVERLOAD]read your answers, then pull again")
+            return
+        self._line.append((pull, may_hold))
+        self._in_line.set()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Look again at pulls whose clients were behind with reading, until cancelled."""
+        task_status.started()
+        while True:
+            await self._in_line.wait()
+            await trio.sleep(LINE_S)
+            line, self._line = self._line, []
+            self._in_line = trio.Event()
+            for pull, may_hold in line:
+                if not getattr(pull.reply, "closed", False):
+                    self.look(pull, may_hold and trio.current_time() < pull.deadline)
 
     def _bounds(self, key: int) -> tuple[int, int]:
         queues = self._store.queues

@@ -129,6 +129,22 @@ async def test_selection_limits_count_and_bytes_but_return_at_least_one(autojump
         assert len(messages(await user.pull("T", 0, 1, count=3))) == 3
 
 
+async def test_a_thousand_pulls_at_once_do_not_pile_up_answers(autojump_clock: MockClock) -> None:
+    async with open_local() as (_, user, _world):
+        for _ in range(40):
+            await user.send("T", bytes(250_000))
+        await user.pull("T", 0, 39, hold_ms=5_000)
+        codes: list[int] = []
+
+        async def pull(offset: int) -> None:
+            codes.append((await user.pull("T", 0, offset)).code)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(600):  # 150 MB in all; a connection may have 64 MiB queued
+                nursery.start_soon(pull, number % 40)
+        assert codes == [0] * 600
+
+
 async def test_a_client_that_said_hello_may_pull_more_at_once(autojump_clock: MockClock) -> None:
     async with open_local() as (_, user, _world):
         for _ in range(100):
@@ -307,6 +323,17 @@ async def test_a_pull_uses_the_subscription_of_its_own_connection(autojump_clock
         await other.heartbeat("c2", "g", {"T": "B"}, version=2)
         assert [m.body for m in messages(await user.pull("T", 0, 0, own=False))] == [b"a"]
         assert [m.body for m in messages(await other.pull("T", 0, 0, own=False))] == [b"b"]
+
+
+async def test_unknown_groups_are_left_out_where_creation_is_off(autojump_clock: MockClock) -> None:
+    async with open_local(auto_create_group=False) as (replica, user, _world):
+        assert (await user.heartbeat("c1", "g", {"T": "*"})).code == ResponseCode.SUCCESS
+        assert replica.clients.consumer_group("g") is None
+        await user.send("T", b"x")
+        await refused(await user.pull("T", 0, 0), ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST, "create it")
+        body = b'{"groupName":"g"}'
+        assert (await user.ask(RequestCode.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, {}, body)).code == ResponseCode.SUCCESS
+        assert (await user.pull("T", 0, 0)).code == ResponseCode.SUCCESS
 
 
 async def test_locks_belong_to_one_client_until_they_expire(autojump_clock: MockClock) -> None:
