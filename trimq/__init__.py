@@ -29,10 +29,11 @@ if TYPE_CHECKING:
         Start,
         Tag,
     )
-    from trimq.client.producer import Producer, SendStream
+    from trimq.client.producer import Producer
     from trimq.client.pull_consumer import PullConsumer
     from trimq.client.push_consumer import PushConsumer
     from trimq.client.received import DeadLetter, Received, Retry
+    from trimq.client.send_stream import SendStream
 
 __all__ = [
     "Admin",
@@ -72,7 +73,7 @@ _HOME = {
     "Received": "trimq.client.received",
     "Retry": "trimq.client.received",
     "SendStatus": "trimq.client.model",
-    "SendStream": "trimq.client.producer",
+    "SendStream": "trimq.client.send_stream",
     "Sql": "trimq.client.model",
     "Start": "trimq.client.model",
     "Tag": "trimq.client.model",

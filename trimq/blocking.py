@@ -46,12 +46,12 @@ from trimq.client.model import (
     Tag,
 )
 from trimq.client.producer import Producer as AsyncProducer
-from trimq.client.producer import SendStream as AsyncSendStream
 from trimq.client.pull_consumer import PullConsumer as AsyncPullConsumer
 from trimq.client.push_consumer import PushConsumer as AsyncPushConsumer
 from trimq.client.received import DeadLetter, Retry
 from trimq.client.received import Received as AsyncReceived
 from trimq.client.route import Route
+from trimq.client.send_stream import SendStream as AsyncSendStream
 
 __all__ = [
     "Admin",

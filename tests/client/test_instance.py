@@ -15,7 +15,7 @@ def test_a_frozen_broker_loses_its_connections() -> None:
     async def body() -> None:
         cluster = Cluster({"a": 1}, topics={"t": 1})
         async with client_of(cluster) as mq:
-            link = await mq.instance.link("a0:1")
+            link = await mq.instance.links.get("a0:1")
             assert link.ours
             cluster.servers["a0:1"].frozen = True
             closed = anyio.Event()
@@ -32,7 +32,7 @@ def test_an_idle_connection_is_left_alone() -> None:
     async def body() -> None:
         cluster = Cluster({"a": 1}, topics={"t": 1})
         async with client_of(cluster) as mq:
-            link = await mq.instance.link("a0:1")
+            link = await mq.instance.links.get("a0:1")
             cluster.servers["a0:1"].frozen = True
             await anyio.sleep(20)
             assert not link.channel.closed
@@ -46,7 +46,7 @@ def test_a_server_that_does_not_answer_hello_is_not_used() -> None:
         cluster.servers["a0:1"].frozen = True
         async with client_of(cluster) as mq:
             with pytest.raises(Disconnected, match="HELLO"):
-                await mq.instance.link("a0:1")
+                await mq.instance.links.get("a0:1")
 
     run("trio", body)
 
@@ -55,7 +55,7 @@ def test_calls_go_on_at_another_replica_when_the_leader_is_gone() -> None:
     async def body() -> None:
         cluster = Cluster({"a": 3}, topics={"t": 1})
         async with client_of(cluster) as mq:
-            await mq.instance.route("t")
+            await mq.instance.routes.route("t")
             command = Command(code=RequestCode.GET_MAX_OFFSET)
             await mq.instance.call("a", command)
             cluster.kill("a0:1")
@@ -70,7 +70,7 @@ def test_a_call_ends_at_the_callers_deadline_with_the_reason() -> None:
     async def body() -> None:
         cluster = Cluster({"a": 1}, topics={"t": 1})
         async with client_of(cluster) as mq:
-            await mq.instance.route("t")
+            await mq.instance.routes.route("t")
             cluster.kill("a0:1")
             with pytest.raises(Disconnected, match=r"cannot connect to a0:1"), anyio.fail_after(1):
                 await mq.instance.call("a", Command(code=RequestCode.GET_MAX_OFFSET))
@@ -88,9 +88,9 @@ def test_a_topic_that_is_just_being_created_is_waited_for() -> None:
                 cluster.topics["t"] = 2
 
             tasks.start_soon(create)
-            assert len((await mq.instance.route("t")).read_queues) == 2
+            assert len((await mq.instance.routes.route("t")).read_queues) == 2
             with pytest.raises(NoRoute, match="no broker has the topic 'u'"):
-                await mq.instance.route("u")
+                await mq.instance.routes.route("u")
 
     run("trio", body)
 
@@ -101,7 +101,7 @@ def test_concurrent_questions_for_one_route_are_one_question() -> None:
         async with client_of(cluster) as mq:
             async with anyio.create_task_group() as tasks:
                 for _ in range(20):
-                    tasks.start_soon(mq.instance.route, "t")
+                    tasks.start_soon(mq.instance.routes.route, "t")
             assert cluster.servers[NAMESRV].frames == 1
 
     run("trio", body)

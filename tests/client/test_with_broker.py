@@ -382,7 +382,7 @@ def test_a_lost_connection_neither_loses_nor_doubles(backend: str, namesrv: str,
                         tasks.start_soon(send, worker * 50)
                     for _ in range(10):
                         await anyio.sleep(0.01)
-                        address = next(iter(mq.instance.group("solo").all_addresses))
+                        address = next(iter(mq.instance.routes.group("solo").all_addresses))
                         mq.instance.remoting.close_channel(address, "cut by the test")
                 statistics = producer.statistics()
             async with mq.pull() as reader:

@@ -156,7 +156,7 @@ class Admin:
         groups = []
         for name, broker in sorted(info.brokerAddrTable.items()):
             addresses = dict(sorted(broker.brokerAddrs.items()))
-            self._instance.group(name).routed(addresses)
+            self._instance.routes.group(name).routed(addresses)
             groups.append(ClusterGroup(name, broker.cluster, addresses))
         return Cluster(groups)
 

@@ -97,10 +97,10 @@ class Assignment:
         Raises `NoRoute` when no name server answers, `BadRequest` for a filter that the brokers cannot evaluate.
         """
         for topic in self.topics:
-            self._instance.want(topic)
+            self._instance.routes.want(topic)
         known: set[Queue] = set()
         for topic, wanted in self.topics.items():
-            route = await self._instance.refresh(topic)
+            route = await self._instance.routes.refresh(topic)
             if route is not None:
                 known.update(route.read_queues)
             elif topic != self.retry_topic:
@@ -111,7 +111,7 @@ class Assignment:
 
     async def _create(self, topic: str) -> Route | None:
         """Have an unknown topic created as a send would; returns where. Apache's brokers cannot be asked for it."""
-        template = await self._instance.refresh(DEFAULT_TOPIC)
+        template = await self._instance.routes.refresh(DEFAULT_TOPIC)
         if template is None:
             return None
         route = template.provisional(topic, DEFAULT_TOPIC_QUEUES)
@@ -131,12 +131,12 @@ class Assignment:
         with anyio.move_on_after(JOIN_S):
             await self._instance.beat()
             while not await self._rebalance():
-                missing = [topic for topic in self.topics if self._instance.known_route(topic) is None]
+                missing = [topic for topic in self.topics if self._instance.routes.known(topic) is None]
                 if set(missing) - {self.retry_topic} and anyio.current_time() > patience:
                     return
                 await anyio.sleep(JOIN_RETRY_S)
                 for topic in missing:
-                    await self._instance.refresh(topic)
+                    await self._instance.routes.refresh(topic)
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Keep assigned, committed and locked until cancelled."""
@@ -161,7 +161,7 @@ class Assignment:
     def forget_topics(self) -> None:
         """Undo `look_around`."""
         for topic in self.topics:
-            self._instance.unwant(topic)
+            self._instance.routes.unwant(topic)
 
     async def _keep_assigned(self) -> None:
         complete = False

@@ -149,9 +149,9 @@ class BrokerApi:
 
     async def create_as_needed(self, topic: str, group: str, queues: int) -> None:
         """Create an unknown topic by the rules of auto-creation. Does nothing at a broker that is not ours."""
-        view = self._instance.group(group)
+        view = self._instance.routes.group(group)
         for addr in view.targets(replicas=False):
-            if not (await self._instance.link(addr)).ours:
+            if not (await self._instance.links.get(addr)).ours:
                 return
         header = CreateTopicHeader(
             topic=topic, read_queue_nums=queues, write_queue_nums=queues, perm=PERM_READ | PERM_WRITE, auto=True
@@ -209,11 +209,11 @@ class BrokerApi:
         )
         try:
             with anyio.fail_after(hold_s + PULL_MARGIN_S):
-                link = await self._instance.link(addr)
+                link = await self._instance.links.get(addr)
                 answer = await link.channel.invoke(Command(code=RequestCode.PULL_MESSAGE, ext=header.to_ext()))
         except TimeoutError as error:
             raise Disconnected(f"{addr} did not answer a pull within {hold_s + PULL_MARGIN_S:g} s") from error
-        self._instance.note_leader(self._instance.group(queue.group), answer)
+        self._instance.note_leader(self._instance.routes.group(queue.group), answer)
         if answer.code not in _PULL_ANSWERS:
             raise refusal(answer, addr)
         got = PullResponse.from_ext(answer.ext)

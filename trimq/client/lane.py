@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from trimq.client.model import Receipt
     from trimq.client.outgoing import Outgoing
-    from trimq.client.producer import SendStream
+    from trimq.client.send_stream import SendStream
     from trimq.errors import TrimqError
 
 __all__ = ["BATCH_BYTES_MAX", "BATCH_COUNT_MAX", "REQUESTS_MAX", "GivenUp", "Lane", "Request", "Slot"]

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from trimq.client.instance import ATTEMPT_S, HOPS_MAX, Link, refusal
+from trimq.client.instance import ATTEMPT_S, HOPS_MAX, refusal
 from trimq.client.lane import Lane, Request, Slot
+from trimq.client.links import Link
 from trimq.client.model import Queue, Receipt, SendStatus, from_ms
 from trimq.client.outgoing import batch_body, send_fields
 from trimq.client.timing import Backoff
@@ -100,7 +101,7 @@ class LaneDriver:
         self.last_error: TrimqError | None = None
         """Why it is not healthy; goes into the error of a message that ran out of time."""
         self._instance = instance
-        self._view = instance.group(group)
+        self._view = instance.routes.group(group)
         self._producer_group = producer_group
         self._pid = pid
         self._moved_on = moved_on
@@ -172,7 +173,7 @@ class LaneDriver:
             return
         before = self._view.leader
         with anyio.move_on_after(ATTEMPT_S):
-            await self._instance.find_leader(self.group)
+            await self._instance.routes.find_leader(self.group)
         if self._link is link and self._view.leader not in (before, link.addr, None):
             self._abandon(f"{link.addr} is silent, and {self._view.leader} leads by now")
 
@@ -184,7 +185,7 @@ class LaneDriver:
             self._avoid.clear()
             await anyio.sleep(self._backoff.next_s())
             with anyio.move_on_after(ATTEMPT_S):
-                await self._instance.find_leader(self.group)
+                await self._instance.routes.find_leader(self.group)
             if not targets:
                 return
             targets = self._instance.targets(self.group)
@@ -194,7 +195,7 @@ class LaneDriver:
         self._hops += 1
         try:
             with anyio.fail_after(ATTEMPT_S):
-                link = await self._instance.link(addr)
+                link = await self._instance.links.get(addr)
         except (Disconnected, TimeoutError) as error:
             self._avoid.add(addr)
             reason = error if isinstance(error, Disconnected) else Disconnected(f"{addr} does not answer")

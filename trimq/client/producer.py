@@ -25,14 +25,16 @@ from trimq.client.lane import GivenUp, Request, Slot
 from trimq.client.lane_driver import LaneDriver, forget_queue
 from trimq.client.model import Message, Queue, Receipt
 from trimq.client.outgoing import DEFAULT_TOPIC_QUEUES, prepare, send_fields
-from trimq.client.route import Route, interleave, pick_by_key
+from trimq.client.route import Route, pick_by_key
+from trimq.client.send_stream import SendStream
+from trimq.client.spread import Spread
 from trimq.client.timing import Backoff, bounded_deadline, deadline_for
 from trimq.errors import BadRequest, NoRoute, NotStored, SendUnknown, TrimqError
 from trimq.message.names import check_group, check_topic
 from trimq.wire.codes import RequestCode
 from trimq.wire.command import Command
 
-__all__ = ["Producer", "ProducerStatistics", "SendStream", "open_producer"]
+__all__ = ["Producer", "ProducerStatistics", "open_producer"]
 
 NEVER_COMPRESS = 1 << 62
 """Brokers expand batches element by element and have no compressed form of them."""
@@ -63,30 +65,6 @@ class ProducerStatistics:
     """Send requests transmitted, repetitions included."""
 
 
-class _Spread:
-    """The queues of one topic, and which of them takes the next message that may go anywhere."""
-
-    __slots__ = ("current", "index", "provisional_until", "queues", "sorted")
-
-    def __init__(self, queues: tuple[Queue, ...], *, start: int, provisional_until: float) -> None:
-        self.sorted = queues
-        self.queues = interleave(queues)
-        self.index = start % len(queues)
-        self.current = self.queues[self.index]
-        self.provisional_until = provisional_until
-        """Of a topic that our sends create: until then a route with fewer groups does not count. Else 0."""
-
-    @property
-    def groups(self) -> set[str]:
-        return {queue.group for queue in self.sorted}
-
-    def advance(self) -> Queue:
-        """Go on to the next queue."""
-        self.index = (self.index + 1) % len(self.queues)
-        self.current = self.queues[self.index]
-        return self.current
-
-
 class Producer:
     """Sends messages. Made by `Client.producer`; any number of tasks may use it at the same time."""
 
@@ -109,7 +87,7 @@ class Producer:
         self._max_in_flight = max_in_flight
         self._auto_batch = auto_batch
         self._drivers: dict[str, LaneDriver] = {}
-        self._spreads: dict[str, _Spread] = {}
+        self._spreads: dict[str, Spread] = {}
         self._sink = self._settled
         self._in_hand = 0
         self._bytes_in_hand = 0
@@ -178,7 +156,7 @@ class Producer:
         command = Command(code=RequestCode.SEND_MESSAGE_V2, ext=fields, body=slot.message.body)
         with anyio.CancelScope(deadline=deadline_for(self._instance.default_timeout)):
             for addr in self._instance.targets(slot.queue.group):
-                await self._instance.link(addr)
+                await self._instance.links.get(addr)
                 await self._instance.remoting.oneway(addr, command)
                 return
         raise NoRoute(f"no broker of {slot.queue.group} can be reached")
@@ -232,7 +210,7 @@ class Producer:
         self._submit((slot,))
         return slot
 
-    def _choose(self, message: Message, spread: _Spread) -> Queue:
+    def _choose(self, message: Message, spread: Spread) -> Queue:
         if message.order_key is not None:
             return pick_by_key(spread.sorted, message.order_key)
         return spread.current
@@ -382,7 +360,7 @@ class Producer:
 
     # Queues
 
-    async def _spread(self, topic: str) -> _Spread:
+    async def _spread(self, topic: str) -> Spread:
         spread = self._spreads.get(topic)
         if spread is not None:
             return spread
@@ -391,21 +369,21 @@ class Producer:
         backoff = Backoff(self._instance.rng)
         while True:
             try:
-                route, exists = await self._instance.publish_route(topic, DEFAULT_TOPIC_QUEUES)
+                route, exists = await self._instance.routes.publish_route(topic, DEFAULT_TOPIC_QUEUES)
                 return self._spreads.get(topic) or self._open_spread(topic, route, exists=exists)
             except NoRoute:
                 if anyio.current_time() >= patience:
                     raise
             await anyio.sleep(backoff.next_s())
 
-    def _open_spread(self, topic: str, route: Route, *, exists: bool) -> _Spread:
+    def _open_spread(self, topic: str, route: Route, *, exists: bool) -> Spread:
         queues = route.write_queues
         if not queues:
             raise NoRoute(f"no queue of {topic!r} may be written", advice="check the permission of topic and broker")
         until = 0.0 if exists else anyio.current_time() + PROVISIONAL_S
         start = self._instance.rng.randrange(len(queues))
-        spread = self._spreads[topic] = _Spread(queues, start=start, provisional_until=until)
-        self._instance.want(topic)
+        spread = self._spreads[topic] = Spread(queues, start=start, provisional_until=until)
+        self._instance.routes.want(topic)
         return spread
 
     def _moved_on(self, queue: Queue) -> None:
@@ -414,11 +392,11 @@ class Producer:
         if spread is None:
             return
         if spread.provisional_until:
-            self._instance.expect(queue.topic)
+            self._instance.routes.expect(queue.topic)
         if spread.current == queue:
             self._advance(spread)
 
-    def _advance(self, spread: _Spread) -> bool:
+    def _advance(self, spread: Spread) -> bool:
         """To the next queue whose group is not in trouble; returns whether there is one."""
         for _ in spread.queues:
             driver = self._drivers.get(spread.advance().group)
@@ -449,7 +427,7 @@ class Producer:
     def route_changed(self, topic: str) -> None:
         """The instance learned another route: messages from now on use its queues."""
         spread = self._spreads.get(topic)
-        route = self._instance.known_route(topic)
+        route = self._instance.routes.known(topic)
         if spread is None or route is None:
             return
         queues = route.write_queues
@@ -457,76 +435,13 @@ class Producer:
             return
         if anyio.current_time() < spread.provisional_until and not spread.groups <= {queue.group for queue in queues}:
             return  # the topic is still being created, group by group
-        self._spreads[topic] = _Spread(queues, start=spread.index, provisional_until=0.0)
+        self._spreads[topic] = Spread(queues, start=spread.index, provisional_until=0.0)
 
     def forget_topics(self) -> None:
         """Undo the wishes for fresh routes; part of closing."""
         for topic in self._spreads:
-            self._instance.unwant(topic)
+            self._instance.routes.unwant(topic)
         self._spreads.clear()
-
-
-class SendStream:
-    """Messages on their way whose receipts nobody waits for one by one. Made by `Producer.stream`."""
-
-    def __init__(self, producer: Producer) -> None:
-        self._producer = producer
-        self._pending: dict[Slot, None] = {}
-        self._idle: anyio.Event | None = None
-        self._errors: list[TrimqError] = []
-        self.stored = 0
-        """Messages acknowledged so far."""
-
-    async def send(self, message: Message, /, *, queue: Queue | None = None) -> None:
-        """Queue one message; waits only while the producer has its `max_in_flight` in hand."""
-        slot = await self._producer._admit(message, queue, self)
-        if slot.outcome is not None:
-            self._count(slot)
-            return
-        self._pending[slot] = None
-        if slot.entered:
-            return
-        slot.entry = anyio.Event()
-        try:
-            await slot.entry.wait()
-        except BaseException:
-            if not slot.entered:
-                self._pending.pop(slot, None)
-                slot.stream = None
-                self._producer._give_up(slot, "cancelled")
-            raise
-
-    async def drain(self) -> None:
-        """Wait until everything queued so far is acknowledged. Raises an `ExceptionGroup` of what failed since the
-        last time."""
-        if self._pending:
-            self._idle = anyio.Event()
-            await self._idle.wait()
-        else:
-            await anyio.lowlevel.checkpoint()
-        if self._errors:
-            errors, self._errors = self._errors, []
-            raise ExceptionGroup(f"{len(errors)} messages were not acknowledged", errors)
-
-    def settled(self, slot: Slot) -> None:
-        """For the producer: this message has its outcome."""
-        self._pending.pop(slot, None)
-        self._count(slot)
-        if not self._pending and self._idle is not None:
-            self._idle.set()
-            self._idle = None
-
-    def _count(self, slot: Slot) -> None:
-        outcome = slot.outcome
-        if isinstance(outcome, TrimqError):
-            self._errors.append(outcome)
-        else:
-            self.stored += 1
-
-    def abandon(self) -> None:
-        """Leaving early: what is still on its way is given up."""
-        for slot in list(self._pending):
-            self._producer._give_up(slot, "its stream was left")
 
 
 def _receipt(slot: Slot) -> Receipt:
@@ -565,7 +480,7 @@ async def open_producer(
             auto_batch=auto_batch,
         )
         instance.add_producer(group)
-        stop_watching = instance.watch_routes(producer.route_changed)
+        stop_watching = instance.routes.watch(producer.route_changed)
         tasks.start_soon(producer._sweep)
         try:
             yield producer

@@ -55,16 +55,16 @@ class PullConsumer:
 
     async def queues(self, topic: str) -> Sequence[Queue]:
         """All queues of a topic, sorted. Raises `NoRoute` when it does not exist."""
-        return (await self._instance.route(topic)).read_queues
+        return (await self._instance.routes.route(topic)).read_queues
 
     async def bounds(self, queue: Queue) -> tuple[int, int]:
         """The oldest offset still kept, and one past the newest."""
-        await self._instance.route(queue.topic)
+        await self._instance.routes.route(queue.topic)
         return await self._api.first_offset(queue), await self._api.end_offset(queue)
 
     async def offset_at(self, queue: Queue, when: datetime) -> int:
         """The first message stored at or after a time."""
-        await self._instance.route(queue.topic)
+        await self._instance.routes.route(queue.topic)
         return await self._api.offset_at(queue, to_ms(when))
 
     async def read(
@@ -83,9 +83,9 @@ class PullConsumer:
         `ip:port` of the group to read through; by default the leader, or any replica that answers. A broker
         may give fewer than `max` (Apache's at most 32).
         """
-        await self._instance.route(queue.topic)
+        await self._instance.routes.route(queue.topic)
         at = await resolve(self._api, queue, offset)
-        addresses = [replica] if replica else self._instance.group(queue.group).targets(replicas=True)
+        addresses = [replica] if replica else self._instance.routes.group(queue.group).targets(replicas=True)
         failure: Disconnected | None = None
         for addr in addresses:
             try:
@@ -136,7 +136,7 @@ class PullConsumer:
         for queue, position in wanted.items():
             if queue in self._readers and position is None:
                 continue
-            await self._instance.route(queue.topic)
+            await self._instance.routes.route(queue.topic)
             offset = await self._begin(queue, position)
             self._positions[queue] = offset
             if queue in self._readers:
@@ -205,7 +205,7 @@ class PullConsumer:
 
     async def committed(self, queue: Queue) -> int | None:
         """The consumer group's committed offset, None when there is none."""
-        await self._instance.route(queue.topic)
+        await self._instance.routes.route(queue.topic)
         return await self._api.committed(self._need_group(), queue)
 
     async def commit(self, offsets: Mapping[Queue, int] | None = None) -> None:
@@ -215,7 +215,7 @@ class PullConsumer:
         """
         group = self._need_group()
         for queue, offset in (self._positions if offsets is None else offsets).items():
-            await self._instance.route(queue.topic)
+            await self._instance.routes.route(queue.topic)
             await self._api.commit(group, queue, offset, set_back=True)
 
     def _need_group(self) -> str:

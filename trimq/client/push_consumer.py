@@ -422,6 +422,7 @@ async def open_push_consumer(
         try:
             await assignment.look_around()
             instance.add_consumer(consumer)
+            stop_watching = instance.routes.watch(consumer.route_changed)
             try:
                 await assignment.join()
                 await tasks.start(assignment.run)
@@ -432,6 +433,7 @@ async def open_push_consumer(
                 consumer.stop()
                 await assignment.leave()
                 instance.remove_consumer(consumer)
+                stop_watching()
         except Exception as error:  # kept out of the task group, which would wrap it
             failure = error
         finally:

@@ -185,7 +185,7 @@ class Reader:
                     log.debug("pull failed, trying another replica", extra={"queue": str(self.queue), "error": error})
                     self._replica += 1
                     await anyio.sleep(backoff.next_s())
-                    await self._instance.find_leader(self.queue.group)
+                    await self._instance.routes.find_leader(self.queue.group)
                 except TrimqError as error:
                     log.info("pull refused", extra={"queue": str(self.queue), "error": error})
                     self._replica = 0
@@ -230,7 +230,7 @@ class Reader:
             self._sink.arrived(holding, messages)
 
     def _address(self) -> str:
-        view = self._instance.group(self.queue.group)
+        view = self._instance.routes.group(self.queue.group)
         addresses = view.targets(replicas=True)
         if not addresses:
             raise Disconnected(f"no address of {self.queue.group} is known")

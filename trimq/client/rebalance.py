@@ -65,7 +65,7 @@ class Shares:
 
     async def _share(self, topic: str) -> tuple[Queue, ...] | None:
         """Our queues of a topic; None when that cannot be told now, so that what is held stays held."""
-        route = self._instance.known_route(topic)
+        route = self._instance.routes.known(topic)
         if route is None:
             return None
         queues = route.read_queues

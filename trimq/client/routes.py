@@ -1,0 +1,190 @@
+"""The routes of the topics in use, and through them the replica groups.
+
+Routes are asked for when first needed, again every 30 s, and whenever somebody finds that they may be old. A topic
+that is wanted and that nobody has yet is asked for more often: "subscribe, then send" on a new topic must not wait
+half a minute.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+
+import anyio
+
+from trimq.client.namesrv import NameServers
+from trimq.client.route import DEFAULT_TOPIC, GroupView, Route
+from trimq.client.timing import Backoff
+from trimq.errors import NoRoute, TrimqError
+
+__all__ = ["Routes"]
+
+log = logging.getLogger(__name__)
+
+ROUTE_REFRESH_S = 30.0
+"""RocketMQ's pollNameServerInterval."""
+
+ROUTE_MISSING_S = 1.0
+"""A topic that is wanted and not there yet is asked for this often."""
+
+ROUTE_EXPECTED_S = 0.05
+"""One that was just created is asked for after this, then at doubling intervals: its brokers register within 50 ms."""
+
+
+class Routes:
+    """What the name servers said, and a view of every replica group that appeared in it."""
+
+    def __init__(self, namesrv: NameServers, rng: random.Random, new_group: Callable[[], None]) -> None:
+        self._namesrv = namesrv
+        self._rng = rng
+        self._new_group = new_group
+        self._routes: dict[str, Route] = {}
+        self._asking: dict[str, anyio.Event] = {}
+        self._wanted: dict[str, int] = {}
+        self._used: set[str] = set()
+        """Topics asked for since the last full refresh."""
+        self._groups: dict[str, GroupView] = {}
+        self._watchers: list[Callable[[str], None]] = []
+        self._refresh_now = anyio.Event()
+        self._missing_pause = ROUTE_EXPECTED_S
+
+    @property
+    def groups(self) -> tuple[GroupView, ...]:
+        """All replica groups heard of."""
+        return tuple(self._groups.values())
+
+    def known(self, topic: str) -> Route | None:
+        """The route as last heard, without asking."""
+        self._used.add(topic)
+        return self._routes.get(topic)
+
+    def group(self, name: str) -> GroupView:
+        """What is known of a replica group."""
+        view = self._groups.get(name)
+        if view is None:
+            view = self._groups[name] = GroupView(name)
+        return view
+
+    async def route(self, topic: str) -> Route:
+        """The route of a topic that exists, waiting a moment for one that was just created.
+
+        Raises `NoRoute`, which names the missing link.
+        """
+        patience = anyio.current_time() + ROUTE_MISSING_S
+        backoff = Backoff(self._rng)
+        route = self.known(topic) or await self.refresh(topic)
+        while route is None and anyio.current_time() < patience:
+            await anyio.sleep(backoff.next_s())
+            route = await self.refresh(topic)
+        if route is None:
+            raise NoRoute(
+                f"no broker has the topic {topic!r}", advice="create it, or send to it where auto-creation is on"
+            )
+        return route
+
+    async def publish_route(self, topic: str, queues: int) -> tuple[Route, bool]:
+        """The route for sending, and whether the topic exists; if not, the route that auto-creation will make."""
+        route = self.known(topic) or await self.refresh(topic)
+        if route is not None:
+            return route, True
+        template = await self.refresh(DEFAULT_TOPIC)
+        if template is None:
+            raise NoRoute(
+                f"no broker has the topic {topic!r}, and none creates topics by itself",
+                advice="create the topic, or set autoCreateTopicEnable=true on the brokers",
+            )
+        return template.provisional(topic, queues), False
+
+    async def refresh(self, topic: str) -> Route | None:
+        """Ask the name server for a route now; None when no broker has the topic (an old route is kept and returned).
+
+        Callers that ask for the same topic at the same time share one question. Raises `NoRoute` when nobody answers.
+        """
+        while (asking := self._asking.get(topic)) is not None:
+            await asking.wait()
+            if topic in self._routes:
+                return self._routes[topic]
+        done = self._asking[topic] = anyio.Event()
+        try:
+            route = await self._namesrv.route(topic)
+        finally:
+            del self._asking[topic]
+            done.set()
+        if route is not None:
+            self._learn(topic, route)
+        return self._routes.get(topic)
+
+    def _learn(self, topic: str, route: Route) -> None:
+        before = self._routes.get(topic)
+        self._routes[topic] = route
+        for group in route.groups:
+            known = group.name in self._groups
+            self.group(group.name).routed(group.addresses)
+            if not known:
+                self._new_group()
+        if before != route:
+            for watcher in self._watchers:
+                watcher(topic)
+
+    def watch(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        """Call back with each topic whose route changed; returns the call that ends this."""
+        self._watchers.append(callback)
+        return lambda: self._watchers.remove(callback)
+
+    def want(self, topic: str) -> None:
+        """Keep this topic's route fresh, also while nobody has the topic."""
+        self._wanted[topic] = self._wanted.get(topic, 0) + 1
+        self.expect(topic)
+
+    def expect(self, topic: str) -> None:
+        """A wanted topic that nobody had may be there in the next moment."""
+        if topic not in self._routes:
+            self._missing_pause = ROUTE_EXPECTED_S
+            self._refresh_now.set()
+
+    def unwant(self, topic: str) -> None:
+        """Undo one `want`."""
+        self._wanted[topic] -= 1
+        if not self._wanted[topic]:
+            del self._wanted[topic]
+
+    async def run(self) -> None:
+        """Ask again every 30 s for what is wanted or was used lately, until cancelled."""
+        next_full = anyio.current_time() + ROUTE_REFRESH_S
+        while True:
+            pause = next_full - anyio.current_time()
+            if any(topic not in self._routes for topic in self._wanted):
+                pause = min(self._missing_pause, pause)
+                self._missing_pause = min(2 * self._missing_pause, ROUTE_MISSING_S)
+            with anyio.move_on_after(max(pause, 0)):
+                await self._refresh_now.wait()
+            self._refresh_now = anyio.Event()
+            topics = [topic for topic in self._wanted if topic not in self._routes]
+            if anyio.current_time() >= next_full:
+                next_full = anyio.current_time() + ROUTE_REFRESH_S
+                self._forget_unused()
+                topics = list(dict.fromkeys([*self._wanted, *self._routes]))
+            for topic in topics:
+                try:
+                    await self.refresh(topic)
+                except TrimqError as error:
+                    log.info("route not refreshed", extra={"topic": topic, "error": error})
+                    break
+
+    def _forget_unused(self) -> None:
+        """A client that once looked at many topics must not ask for them for ever."""
+        for topic in list(self._routes):
+            if topic not in self._wanted and topic not in self._used:
+                del self._routes[topic]
+        self._used.clear()
+
+    async def find_leader(self, group: str) -> None:
+        """Ask the name server who leads a group by now. Says nothing when it does not answer."""
+        topic = next((topic for topic, route in self._routes.items() if route.group(group)), None)
+        if topic is None:
+            return
+        try:
+            await self.refresh(topic)
+        except TrimqError as error:
+            log.debug("route not refreshed", extra={"topic": topic, "error": error})
