@@ -19,10 +19,10 @@ import trio
 from broker.config import BrokerConfig
 from broker.filter.tags import FilterError, TagFilter, parse_tags
 from broker.metadata.clients import ClientTable
+from broker.metadata.group_settings import settings_of
 from broker.metadata.ops import key_of
 from broker.metadata.state import GroupState
 from broker.metrics import Counters
-from broker.processor.group_settings import settings_of
 from broker.processor.lane import Lane
 from broker.processor.offsets import OffsetCommits
 from broker.processor.request import Refused, Typed, client_of

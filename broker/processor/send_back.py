@@ -11,26 +11,26 @@ import random
 from typing import TYPE_CHECKING
 
 from broker.config import BrokerConfig
+from broker.metadata.group_settings import settings_of
 from broker.metrics import Counters
-from broker.processor.group_settings import settings_of
 from broker.processor.request import Refused, Request
-from broker.processor.send_message import MAX_RECONSUME_VERSION, delayed
+from broker.processor.send_message import MAX_RECONSUME_VERSION
 from broker.replication.base import Replicator
 from broker.replication.intake import Intake
 from broker.replication.requests import PutMessage
+from broker.service.delay import copy_of, delayed
 from broker.store.errors import StoreError
 from trimq.errors import RecordError
 from trimq.message import names, properties
 from trimq.message.ids import offset_message_id
 from trimq.message.record import Record, unpack_record
-from trimq.message.sysflag import HOST_MASK
 from trimq.wire.codes import ResponseCode
 from trimq.wire.headers.send import SendBackHeader
 
 if TYPE_CHECKING:
     from broker.store.message_store import MessageStore
 
-__all__ = ["SendBackProcessor", "copy_of"]
+__all__ = ["SendBackProcessor"]
 
 FIRST_RETRY_LEVEL = 3
 """10 s with the default levels; each attempt waits one level longer."""
@@ -114,19 +114,3 @@ class SendBackProcessor:
         level = header.delay_level or FIRST_RETRY_LEVEL + attempts
         level = min(level, len(self._config.delay_levels_ms))
         delayed(message, found, level, topic, self._rng.randrange(max(1, min(queues, info.write_queues))))
-
-
-def copy_of(record: Record) -> PutMessage:
-    """A message of the broker's own with the content and the origin of a stored one."""
-    return PutMessage(
-        record.topic,
-        record.queue_id,
-        bytes(record.body),
-        record.properties,
-        record.flag,
-        record.sys_flag & ~HOST_MASK,
-        record.born_ms,
-        record.born_host,
-        record.reconsume_times,
-        own=True,
-    )

@@ -8,13 +8,14 @@ what is stored already, and answers once the entry is acknowledged. Nothing here
 from __future__ import annotations
 
 from broker.config import BrokerConfig
+from broker.metadata.group_settings import settings_of
 from broker.metadata.topics import TopicInfo
 from broker.metrics import Counters
-from broker.processor.group_settings import settings_of
 from broker.processor.request import Refused, Typed, later
 from broker.replication.base import ReplyTo
 from broker.replication.intake import Intake
 from broker.replication.requests import NO_HOST, PutMessage
+from broker.service.delay import PROPERTIES_MAX, delayed
 from trimq.errors import BadName, BadRequest, RecordError
 from trimq.message import names, properties
 from trimq.message.batch import iter_batch
@@ -22,10 +23,8 @@ from trimq.message.ids import host_bytes
 from trimq.wire.codes import RequestCode, ResponseCode
 from trimq.wire.headers.send import SendHeader
 
-__all__ = ["DELAY_TOPIC", "SendProcessor", "delayed"]
+__all__ = ["SendProcessor"]
 
-DELAY_TOPIC = "SCHEDULE_TOPIC_XXXX"
-PROPERTIES_MAX = 32_767
 MAX_RECONSUME_VERSION = 121
 """V3_4_9: from here on a client's own maxReconsumeTimes counts."""
 
@@ -184,20 +183,6 @@ class SendProcessor:
             names.check_topic(topic)
         except BadName as error:
             raise Refused(ResponseCode.INVALID_PARAMETER, f"bad topic name: {error}") from None
-
-
-def delayed(head: PutMessage, found: dict[str, str], level: int, topic: str, queue: int) -> None:
-    """Turn `head` into a delayed message: it waits in the schedule topic and remembers where it goes."""
-    found["DELAY"] = str(level)
-    found["REAL_TOPIC"] = topic
-    found["REAL_QID"] = str(queue)
-    head.properties = properties.format(found).encode()
-    if len(head.properties) > PROPERTIES_MAX:
-        raise Refused(
-            ResponseCode.MESSAGE_ILLEGAL, f"properties of {len(head.properties)} bytes are over {PROPERTIES_MAX}"
-        )
-    head.topic = DELAY_TOPIC.encode()
-    head.queue_id = level - 1
 
 
 def _born_host(peer: str) -> bytes:

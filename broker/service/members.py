@@ -14,9 +14,9 @@ from collections.abc import Iterable
 import trio
 
 from broker.metadata.clients import ClientTable, Link
+from broker.metadata.group_settings import settings_of
 from broker.metadata.ops import MembersPut, Op
 from broker.metadata.state import GroupState
-from broker.processor.group_settings import settings_of
 from broker.replication.base import Busy, NotLeader, Replicator
 from broker.replication.intake import Intake
 from broker.replication.requests import Refused

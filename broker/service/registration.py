@@ -17,8 +17,8 @@ import trio
 
 from broker.config import BrokerConfig
 from broker.metadata.state import GroupState
-from broker.processor.admin.tables import data_version, topic_config
 from broker.replication.base import Replicator, RoleEvent
+from broker.service.tables import data_version, topic_config
 from trimq.errors import TrimqError
 from trimq.wire.body.register import RegisterBrokerBody, body_crc32
 from trimq.wire.body.topic_config import TopicConfigTable

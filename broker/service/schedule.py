@@ -18,19 +18,17 @@ import trio
 from broker.metadata.ops import Progress, Scalar, key_of, tid_of
 from broker.metadata.state import GroupState
 from broker.metrics import Counters
-from broker.processor.send_back import copy_of
-from broker.processor.send_message import DELAY_TOPIC
 from broker.replication.base import Busy, Outcome, Replicator
 from broker.replication.intake import Intake
 from broker.replication.requests import PutMessage
+from broker.service.delay import DELAY_TOPIC, real_message
 from trimq.env import Clock
-from trimq.message import properties
 from trimq.message.record import Record, unpack_records
 
 if TYPE_CHECKING:
     from broker.store.message_store import MessageStore
 
-__all__ = ["PROGRESS_KIND", "ScheduleService", "real_message"]
+__all__ = ["PROGRESS_KIND", "ScheduleService"]
 
 log = logging.getLogger(__name__)
 
@@ -182,15 +180,3 @@ def _due_count(records: Sequence[Record], stored_until: int) -> int:
         if record.store_ms > stored_until:
             return count
     return len(records)
-
-
-def real_message(record: Record) -> PutMessage | None:
-    """The message that a waiting record becomes: real topic and queue, properties as they are."""
-    topic = properties.get(record.properties, b"REAL_TOPIC")
-    queue = properties.get(record.properties, b"REAL_QID")
-    if not topic:
-        return None
-    message = copy_of(record)
-    message.topic = topic
-    message.queue_id = int(queue) if queue and queue.isdigit() else 0
-    return message

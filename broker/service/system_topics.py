@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from broker.config import BrokerConfig
 from broker.metadata.ops import Op, TopicPut
-from broker.processor.send_message import DELAY_TOPIC
 from broker.replication.intake import Intake
+from broker.service.delay import DELAY_TOPIC
 
 __all__ = ["create_system_topics", "wanted_topics"]
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from broker.config import BrokerConfig
 from broker.metadata.state import GroupState
 from broker.metrics import Counters, Rates
-from broker.processor.admin.tables import data_version
 from broker.processor.lane import Lane
 from broker.processor.request import Refused, Request
 from broker.replication.base import Health, Replicator
 from broker.service.hold import HoldTable
 from broker.service.schedule import ScheduleService
+from broker.service.tables import data_version
 from trimq.wire.body.base import encode_body
 from trimq.wire.body.group import GroupStatus, ReplicaStatus
 from trimq.wire.body.route import KVTable

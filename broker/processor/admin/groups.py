@@ -8,10 +8,10 @@ from broker.metadata.groups import GroupInfo
 from broker.metadata.ops import GroupDel, key_of, tid_of
 from broker.metadata.state import GroupState
 from broker.metadata.topics import TopicInfo
-from broker.processor.admin.tables import data_version, group_config, group_scalars
 from broker.processor.request import Refused, Request
 from broker.replication.base import Replicator
 from broker.replication.intake import Intake
+from broker.service.tables import data_version, group_config, group_scalars
 from trimq.errors import BadName
 from trimq.message import names
 from trimq.wire.body.heartbeat import SubscriptionData

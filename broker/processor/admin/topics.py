@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from broker.metadata.ops import TopicDel, key_of
 from broker.metadata.state import GroupState
 from broker.metadata.topics import TopicInfo
-from broker.processor.admin.tables import data_version, topic_config
 from broker.processor.request import Refused, Request
 from broker.replication.base import Replicator
 from broker.replication.control import create_topic
 from broker.replication.intake import Intake
+from broker.service.tables import data_version, topic_config
 from trimq.errors import BadName, ProtocolError
 from trimq.message import names
 from trimq.wire.body.base import encode_body

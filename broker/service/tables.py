@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from broker.metadata.group_settings import KEYS, settings_of
 from broker.metadata.groups import GroupInfo
 from broker.metadata.ops import Scalar
 from broker.metadata.state import GroupState
 from broker.metadata.topics import TopicInfo
-from broker.processor.group_settings import KEYS, settings_of
 from broker.replication.base import Replicator
 from trimq.wire.body.route import DataVersion
 from trimq.wire.body.topic_config import SubscriptionGroupConfig, TopicConfig
