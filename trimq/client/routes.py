@@ -180,11 +180,18 @@ class Routes:
         self._used.clear()
 
     async def find_leader(self, group: str) -> None:
-        """Ask the name server who leads a group by now. Says nothing when it does not answer."""
+        """Ask the name server who leads a group by now. Says nothing when it does not answer.
+
+        By the route of a topic that lies there; a group of which no topic is known (a young one) by the cluster table.
+        """
         topic = next((topic for topic, route in self._routes.items() if route.group(group)), None)
-        if topic is None:
-            return
         try:
-            await self.refresh(topic)
+            if topic is not None:
+                await self.refresh(topic)
+                return
+            broker = (await self._namesrv.cluster()).brokerAddrTable.get(group)
         except TrimqError as error:
-            log.debug("route not refreshed", extra={"topic": topic, "error": error})
+            log.debug("route not refreshed", extra={"topic": topic, "group": group, "error": error})
+            return
+        if broker is not None:
+            self.group(group).routed(broker.brokerAddrs)
