@@ -5,8 +5,9 @@ how its text is read and what is allowed. A bad value stops the start with key, 
 have is reported once, by name; keys of RocketMQ's that mean nothing here are accepted with a reason
 (`broker.config_known`). Reading files is `broker.config_file`'s part.
 
-Defaults are RocketMQ's unless the field says otherwise. Our own keys are few: `replicationStrategy`, `raftHeartbeatMs`,
-`raftElectionMs`, `raftUnsafeAsyncFlush`, `duplicateWindowSeconds`, `fileReservedSeconds`, `metricsPort`, `maxFrameSize`.
+Defaults are RocketMQ's unless the field says otherwise. Our own keys are few: `replicationStrategy`,
+`raftHeartbeatMs`, `raftElectionMs`, `raftUnsafeAsyncFlush`, `duplicateWindowSeconds`, `fileReservedSeconds`,
+`metricsPort`, `maxFrameSize`.
 """
 
 # `_key` wraps `dataclasses.field`, and its defaults are immutable:

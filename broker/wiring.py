@@ -1,0 +1,274 @@
+"""Which parts a replica is made of, and who knows whom. Construction only: `broker.replica` opens and closes.
+
+Order matters in one place: processors and services get the store, the intake and the replicator, never each other's
+insides; what has to be told of something hangs itself on a list of callables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from broker.config import BrokerConfig, Strategy
+from broker.metadata.clients import ClientTable
+from broker.metadata.state import GroupState
+from broker.metrics import Counters, Rates
+from broker.processor.admin.broker import BrokerAdmin, Parts
+from broker.processor.admin.groups import GroupAdmin
+from broker.processor.admin.topics import TopicAdmin
+from broker.processor.client_manage import ClientProcessor
+from broker.processor.consumer_manage import ConsumerProcessor
+from broker.processor.leaderless import Leaderless
+from broker.processor.offsets import OffsetCommits
+from broker.processor.pull_message import PullProcessor
+from broker.processor.query_message import QueryProcessor
+from broker.processor.registry import Dispatcher
+from broker.processor.routes import Lanes, Processors, make_routes
+from broker.processor.send_back import SendBackProcessor
+from broker.processor.send_message import SendProcessor
+from broker.replication.base import GroupFailed, Replicator
+from broker.replication.control import CreationRules
+from broker.replication.intake import Intake, IntakeConfig
+from broker.replication.local import LocalConfig, LocalReplicator
+from broker.replication.raft_group import GroupConfig, RaftReplicator
+from broker.replication.raft_group import Peer as RaftPeer
+from broker.service.hold import HoldTable
+from broker.service.housekeeping import Housekeeping
+from broker.service.leases import Leases
+from broker.service.long_polling import LongPolling
+from broker.service.members import Members
+from broker.service.registration import Registration
+from broker.service.schedule import ScheduleService
+from broker.service.system_topics import create_system_topics
+from broker.service.terms import Terms
+from broker.store.message_store import MessageStore, StoreConfig
+from broker.store.retention import RetentionConfig
+from trimq.errors import BadRequest
+from trimq.message.ids import IdSource, host_bytes
+from trimq.remoting.server import Connection
+
+if TYPE_CHECKING:
+    from broker.env import Env
+    from broker.replication.forward import Forwarder
+    from broker.store.fs import FileSystem
+    from raft.node import RaftNode
+
+__all__ = ["Service", "Wired", "Wiring", "make_intake", "make_replicator", "store_config"]
+
+Service = Callable[..., Awaitable[None]]
+"""Runs until cancelled; reports by `task_status` when it works."""
+
+GUARD_S = 1.0
+
+
+def store_config(config: BrokerConfig) -> StoreConfig:
+    """The store's part of the configuration."""
+    return StoreConfig(
+        retention=RetentionConfig(
+            reserved_ms=config.reserved_s * 1000 or config.reserved_hours * 3_600_000,
+            delete_hours=frozenset(range(24) if config.reserved_s else config.delete_when),
+            disk_share_max=config.disk_used_ratio / 100,
+            disk_share_force=config.disk_clean_ratio / 100 if config.clean_forcibly else 1.0,
+        ),
+        cluster=config.cluster_name,
+        group=config.broker_name,
+    )
+
+
+def make_intake(config: BrokerConfig, env: Env, state: GroupState, store: MessageStore, address: str) -> Intake:
+    """What forms entries out of requests while this replica leads."""
+    node = f"{config.broker_name}/{config.node_id}"
+    ids = IdSource(env.rng(node, "ids"), env.clock)
+    return Intake(
+        state,
+        store.log,
+        store.queues,
+        store.keys,
+        env.clock,
+        IntakeConfig(
+            store_host=_host_bytes(address),
+            region=config.region_id,
+            creation=CreationRules(
+                auto_create_topic=config.auto_create_topic,
+                auto_create_group=config.auto_create_group,
+                default_queues=config.default_topic_queues,
+            ),
+        ),
+        ids.new_id,
+    )
+
+
+def _host_bytes(address: str) -> bytes:
+    """What records say of where they were stored. A host name has no room in them: its port alone is kept."""
+    try:
+        return host_bytes(address)
+    except BadRequest:
+        return host_bytes(f"0.0.0.0:{address.rpartition(':')[2]}")
+
+
+def make_replicator(
+    config: BrokerConfig,
+    env: Env,
+    node: RaftNode | None,
+    store: MessageStore,
+    intake: Intake,
+    fs: FileSystem,
+    address: str,
+) -> Replicator:
+    """The strategy that the configuration asks for."""
+    rng = env.rng(f"{config.broker_name}/{config.node_id}", "replication")
+    if config.replication is not Strategy.RAFT:
+        return LocalReplicator(
+            store,
+            intake,
+            LocalConfig(
+                node_id=config.node_id,
+                client_addr=address,
+                flush_sync=config.sync_flush,
+                segment_bytes=config.segment_bytes,
+            ),
+            rng,
+        )
+    assert node is not None, "a Raft group needs the process's Raft node"
+    return RaftReplicator(
+        node,
+        store,
+        intake,
+        GroupConfig(
+            cluster=config.cluster_name,
+            group=config.broker_name,
+            node_id=config.node_id,
+            peers=tuple(RaftPeer(peer.id, peer.host, peer.port) for peer in config.peers),
+            client_addr=address,
+            segment_bytes=config.segment_bytes,
+            preferred_leader=config.preferred_leader,
+            unsafe_async_flush=config.unsafe_async_flush,
+        ),
+        fs,
+        rng,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Wired:
+    """What `Wiring.build` made."""
+
+    dispatcher: Dispatcher
+    services: Sequence[Service]
+    """To be started in this order."""
+    on_close: Sequence[Callable[[Connection], None]]
+    """To be told of every connection that ends."""
+    clients: ClientTable
+    parts: Parts
+
+
+@dataclass(slots=True)
+class Wiring:
+    """Puts processors and services together."""
+
+    config: BrokerConfig
+    env: Env
+    fs: FileSystem
+    state: GroupState
+    store: MessageStore
+    intake: Intake
+    replicator: Replicator
+    address: str
+    given: Mapping[str, str]
+
+    def build(self, registration: Registration) -> Wired:
+        """Everything between the store and the listener; nothing runs yet."""
+        config, state, store, intake, replicator = self.config, self.state, self.store, self.intake, self.replicator
+        counters, rates = Counters(), Rates()
+        clients, lanes = ClientTable(), Lanes.of(config.lane_queue)
+        members = Members(clients, state, intake, replicator, notify=config.notify_ids_changed)
+        leases = Leases(intake)
+        holds = HoldTable(total_max=config.held_pulls_max)
+        schedule = ScheduleService(config.delay_levels_ms, state, store, intake, replicator, self.env.clock, counters)
+        commits = OffsetCommits(intake, counters)
+        pulls = PullProcessor(config, state, store, intake, replicator, clients, commits, holds, lanes.disk, counters)
+        polling = LongPolling(holds, pulls.look)
+        parts = Parts(
+            config=config,
+            given=self.given,
+            state=state,
+            store=store,
+            fs=self.fs,
+            replicator=replicator,
+            clock=self.env.clock,
+            counters=counters,
+            rates=rates,
+            holds=holds,
+            schedule=schedule,
+            lanes={"send": lanes.client, "pull": lanes.disk, "ack": lanes.admin, "query": lanes.query},
+            address=lambda: self.address,
+            pid=self.env.pid,
+            started_ms=self.env.clock.wall_ms(),
+        )
+        processors = Processors(
+            send=SendProcessor(config, intake, counters),
+            pull=pulls,
+            offsets=commits,
+            send_back=SendBackProcessor(
+                config,
+                store,
+                intake,
+                replicator,
+                counters,
+                self.env.rng(f"{config.broker_name}/{config.node_id}", "send-back"),
+            ),
+            clients=ClientProcessor(config, clients, members, intake, replicator, registration),
+            consumers=ConsumerProcessor(config, state, store, intake, replicator, members, leases),
+            query=QueryProcessor(state, store, replicator),
+            topics=TopicAdmin(config, state, store, intake, replicator, clients, registration),
+            groups=GroupAdmin(config, state, store, intake, replicator, clients),
+            broker=BrokerAdmin(parts),
+        )
+        forwarder: Forwarder | None = getattr(replicator, "forwarder", None)
+        leaderless = Leaderless(state, intake, replicator, forwarder)
+        leaderless.unpack(store.log.marks.values.pending)
+        store.pending = leaderless.pack
+        dispatcher = Dispatcher(replicator, forwarder, make_routes(processors, lanes), leaderless)
+        state.on_touched += [polling.touched, schedule.touched]
+        state.on_topic_removed.append(store.queues.drop_topic)
+        on_close: list[Callable[[Connection], None]] = [processors.clients.closed, holds.closed]
+        if forwarder is not None:
+            on_close.append(forwarder.closed)
+        terms = Terms(
+            replicator,
+            begin=[leases.begin_term],
+            end=[leases.end_term, members.end_term],
+            services=[
+                partial(create_system_topics, config, intake),
+                schedule.run_term,
+                members.run_term,
+                members.expire_inherited,
+            ],
+            observers=[registration.role_changed, lambda event: polling.role_changed(), leaderless.role_changed],
+        )
+        housekeeping = Housekeeping(clients, members, counters, rates)
+        guard: list[Service] = [] if isinstance(replicator, RaftReplicator) else [partial(_guard_disk, store)]
+        services: list[Service] = [
+            *guard,
+            *(lane.run for lane in lanes.all()),
+            pulls.run,
+            polling.run,
+            terms.run,
+            registration.run,
+            housekeeping.run,
+        ]
+        return Wired(dispatcher, services, on_close, clients, parts)
+
+
+async def _guard_disk(store: MessageStore, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    """A local group whose log cannot be written any more has to be opened anew. (A Raft group sees to it itself.)"""
+    task_status.started()
+    while True:
+        await trio.sleep(GUARD_S)
+        fault = store.log.fault
+        if fault is not None and fault.kind == "impaired":
+            raise GroupFailed(fault.detail)
