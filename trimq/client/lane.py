@@ -208,6 +208,16 @@ class Lane:
         return not self._unsettled and not self._waiting_count
 
     @property
+    def busy(self) -> bool:
+        """Something is unsettled."""
+        return bool(self._unsettled)
+
+    @property
+    def due(self) -> bool:
+        """Something waits to be transmitted, now or after an answer."""
+        return self._waiting_count > 0 or self._cursor < len(self._unsettled)
+
+    @property
     def floor(self) -> int:
         """Every sequence below it is settled."""
         return self._unsettled[0].first if self._unsettled else self._next

@@ -113,6 +113,9 @@ class LaneDriver:
         self._avoid: set[str] = set()
         self._heard = 0.0
         self._ask_at = 0.0
+        self._stalled = False
+        self._one_by_one = True
+        """What was transmitted last was a single message."""
         self._hops = 0
         self.transmitted = 0
         """Requests sent, repetitions included."""
@@ -120,25 +123,51 @@ class LaneDriver:
         """Someone else leads by now, and this link only passes our requests on: change over once nothing is in
         flight."""
 
+    def poke(self) -> None:
+        """A message was put in.
+
+        Where messages come one by one it goes out at once. Where the last ones came together, the next ones will, too:
+        then the task sends them, after all who were woken by the same answers had their turn.
+        """
+        if self._one_by_one and self._link is not None and not self.lane.busy and not self._pause_until:
+            self._transmit()
+        else:
+            self._wake.set()
+
     def wake(self) -> None:
         """There may be something to do."""
         self._wake.set()
+
+    def look_at(self, now: float) -> None:
+        """Called every 50 ms: notices silence, so that no lane needs a timer."""
+        if self._link is None or self.lane.idle:
+            return
+        if not self.lane.in_flight:
+            self._wake.set()
+        elif now - self._heard >= STALL_S and now >= self._ask_at:
+            self._ask_at = now + STALL_S
+            self._stalled = True
+            self._wake.set()
 
     # The task
 
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            if self.lane.idle:
+            if self._stalled:
+                self._stalled = False
+                await self._doubt()
+            elif self.lane.idle:
                 await self._rest()
-            elif (pause := self._pause_until - anyio.current_time()) > 0:
-                await anyio.sleep(pause)
+            elif self._pause_until:
+                await anyio.sleep(max(0.0, self._pause_until - anyio.current_time()))
+                self._pause_until = 0.0
             elif self._link is None:
                 await self._connect()
             else:
                 await anyio.lowlevel.checkpoint()  # whoever was woken by the same answers puts his next message first
                 self._transmit()
-                await self._listen(self._link)
+                await self._sleep(None)
 
     async def _rest(self) -> None:
         """Nothing to send. A group in trouble is looked at now and then, or nothing would ever go there again."""
@@ -160,14 +189,12 @@ class LaneDriver:
                 await self._wake.wait()
         self._wake = anyio.Event()
 
-    async def _listen(self, link: Link | None) -> None:
-        """Wait for a reason to go on; notice a silent or replaced leader, also while new messages keep coming."""
-        await self._sleep(STALL_S)
-        now = anyio.current_time()
-        silent = now - self._heard
-        if silent < STALL_S or now < self._ask_at or link is None or self._link is not link or not self.lane.in_flight:
+    async def _doubt(self) -> None:
+        """The link is silent: leave it when it has been for too long, or when somebody else leads by now."""
+        link = self._link
+        if link is None or not self.lane.in_flight:
             return
-        self._ask_at = now + STALL_S
+        silent = anyio.current_time() - self._heard
         if silent >= SILENT_S:
             self._abandon(f"{link.addr} has not answered for {silent:.1f} s")
             return
@@ -227,6 +254,7 @@ class LaneDriver:
         elif self._switch:
             return
         now_ms = self._instance.clock.wall_ms()
+        before = lane.waiting
         while channel.queued < QUEUED_BYTES_MAX and (request := lane.next_request()) is not None:
             if request.attempts == 1:
                 self._moved_on(request.queue)
@@ -235,6 +263,8 @@ class LaneDriver:
             self.transmitted += 1
             opaque = channel.next_opaque()
             channel.submit(self._frame(request, opaque, now_ms), opaque, partial(self._on_reply, link, request))
+        if before:
+            self._one_by_one = before == 1
 
     def _frame(self, request: Request, opaque: int, now_ms: int) -> bytes:
         ext = send_fields(request, self._producer_group, now_ms)
@@ -261,7 +291,8 @@ class LaneDriver:
             self._judge(link, request, reply)
         else:
             self._lost(link, reply.message)
-        self._wake.set()
+        if self.lane.due or self._link is None or self._switch:
+            self._wake.set()
 
     def _judge(self, link: Link, request: Request, answer: Command) -> None:
         news = self._instance.note_leader(self._view, answer)

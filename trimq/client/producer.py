@@ -248,7 +248,7 @@ class Producer:
                 slot.deadline = anyio.current_time() + self._instance.default_timeout
                 if slot.entry is not None:
                     slot.entry.set()
-        driver.wake()
+        driver.poke()
 
     def _admit_waiting(self) -> None:
         lobby = self._lobby
@@ -337,11 +337,12 @@ class Producer:
             each.settle(error)
 
     async def _sweep(self) -> None:
-        """Give up what ran out of its default time; one task instead of a timer per message."""
+        """Notice silence, and give up what ran out of its default time: one task instead of many timers."""
         while True:
             await anyio.sleep(SWEEP_S)
             now = anyio.current_time()
-            for driver in self._drivers.values():
+            for driver in tuple(self._drivers.values()):
+                driver.look_at(now)
                 for slot in driver.lane.expired(now):
                     self._give_up(slot, "no answer before the deadline")
             while self._lobby and self._lobby[0][0].deadline <= now and self._lobby[0][0].stream is None:
