@@ -102,7 +102,7 @@ async def _run(loaded: Sequence[Loaded], seed: str) -> None:
 
             nursery.start_soon(stop_on_signal)
             configs = [one.config for one in loaded]
-            async with open_broker(configs, env, given=[one.given for one in loaded]) as broker:
+            async with open_broker(configs, env) as broker:
                 _quiet_collector()
                 _say_ready(broker)
                 await trio.sleep_forever()

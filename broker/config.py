@@ -232,8 +232,6 @@ class Loaded:
 
     config: BrokerConfig
     notices: tuple[str, ...] = ()
-    given: Mapping[str, str] = field(default_factory=dict)
-    """The keys as they were written, for the wire's "show configuration"."""
 
 
 def _spellings() -> dict[str, tuple[str, Parser, str]]:
@@ -278,7 +276,7 @@ def parse_settings(settings: Mapping[str, str], *, defaults: Mapping[str, str] |
         found["register_period_s"] = found["register_period_s"] / 1000
     notices = [f"unknown setting, ignored: {key}" for key in unknown]
     notices += [f"no effect: {', '.join(keys)} ({reason})" for reason, keys in idle.items()]
-    return Loaded(replace(BrokerConfig(), **found).check(), tuple(notices), dict(settings))
+    return Loaded(replace(BrokerConfig(), **found).check(), tuple(notices))
 
 
 def _newest(key: str) -> str:

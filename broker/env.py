@@ -24,7 +24,8 @@ class Env:
     open_fs: Callable[[str], AbstractAsyncContextManager[FileSystem]]
     """A file system rooted at a `storePathRootDir` and held alone: in the real world `store.fs.open_file_system`."""
     seed: str
-    """Every component draws from a stream of its own."""
+    """Every component draws from a stream of its own. A new life of a process needs a new seed: store ids, message
+    ids and election timeouts come from it."""
     connections_max: int = 10_000
     """Clients that one replica accepts; the process knows its descriptor limit."""
     pid: int = 0

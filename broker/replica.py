@@ -9,7 +9,7 @@ name servers, let the connections send what is queued, then stop the services, t
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -117,9 +117,7 @@ class Replica:
 
 
 @asynccontextmanager
-async def open_replica(
-    config: BrokerConfig, node: RaftNode | None, env: Env, *, given: Mapping[str, str] | None = None
-) -> AsyncIterator[Replica]:
+async def open_replica(config: BrokerConfig, node: RaftNode | None, env: Env) -> AsyncIterator[Replica]:
     """Run one replica for as long as the block runs; everything serves when it is entered.
 
     Raises `OSError` (port, disk) and the store's and the replicator's own errors, at any time, as a group.
@@ -139,7 +137,7 @@ async def open_replica(
             intake = make_intake(config, env, state, store, address)
             replicator = make_replicator(config, env, node, store, intake, fs, address)
             async with trio.open_nursery() as nursery:
-                wiring = Wiring(config, env, fs, state, store, intake, replicator, address, given or {})
+                wiring = Wiring(config, env, fs, state, store, intake, replicator, address)
                 registration = Registration(config, state, replicator, client, lambda: address)
                 wired = wiring.build(registration)
                 await nursery.start(intake.run)

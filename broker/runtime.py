@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import trio
@@ -79,9 +79,7 @@ class Broker:
 
 
 @asynccontextmanager
-async def open_broker(
-    configs: Sequence[BrokerConfig], env: Env, *, given: Sequence[Mapping[str, str]] = ()
-) -> AsyncIterator[Broker]:
+async def open_broker(configs: Sequence[BrokerConfig], env: Env) -> AsyncIterator[Broker]:
     """Run the replicas of `configs` for as long as the block runs.
 
     Entering returns when all stores are recovered and all listeners are bound; a group may still be electing. Raises
@@ -99,8 +97,7 @@ async def open_broker(
             async with trio.open_nursery() as supervised:
                 try:
                     supervisors = [
-                        _Supervisor(broker, number, config, node, env, given[number] if given else {})
-                        for number, config in enumerate(configs)
+                        _Supervisor(broker, number, config, node, env) for number, config in enumerate(configs)
                     ]
                     for supervisor in supervisors:
                         supervised.start_soon(supervisor.run)
@@ -180,7 +177,6 @@ class _Supervisor:
         config: BrokerConfig,
         node: RaftNode | None,
         env: Env,
-        given: Mapping[str, str],
     ) -> None:
         self._broker = broker
         self._number = number
@@ -188,7 +184,6 @@ class _Supervisor:
         self._node = node
         self._env = env
         self._stop = broker.stop
-        self._given = given
         self.settled = trio.Event()
         """The replica runs, or `failure` says why it cannot."""
         self.failure: StartError | None = None
@@ -206,7 +201,7 @@ class _Supervisor:
         while not self._stop.is_set():
             failure: BaseException | None = None
             try:
-                async with open_replica(self._config, self._node, self._env, given=self._given) as replica:
+                async with open_replica(self._config, self._node, self._env) as replica:
                     self._broker.entered(self._number, replica)
                     opened = trio.current_time()
                     self.settled.set()

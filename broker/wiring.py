@@ -6,7 +6,7 @@ insides; what has to be told of something hangs itself on a list of callables.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -178,7 +178,6 @@ class Wiring:
     intake: Intake
     replicator: Replicator
     address: str
-    given: Mapping[str, str]
 
     def build(self, registration: Registration) -> Wired:
         """Everything between the store and the listener; nothing runs yet."""
@@ -194,7 +193,6 @@ class Wiring:
         polling = LongPolling(holds, pulls.look)
         parts = Parts(
             config=config,
-            given=self.given,
             state=state,
             store=store,
             fs=self.fs,

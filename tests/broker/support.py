@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -75,9 +75,11 @@ class World:
     network: MemoryNetwork = field(default_factory=MemoryNetwork)
     disks: dict[str, MemoryFileSystem] = field(default_factory=dict)
     seed: str = "test"
+    _lives: Iterator[int] = field(default_factory=itertools.count)
 
     def env(self, host: str = "10.0.0.1") -> Env:
-        return Env(clock=LoopClock(), network=self.at(host), open_fs=self._open_fs, seed=f"{self.seed}/{host}")
+        seed = f"{self.seed}/{host}/{next(self._lives)}"
+        return Env(clock=LoopClock(), network=self.at(host), open_fs=self._open_fs, seed=seed)
 
     def at(self, host: str) -> HostNet:
         return HostNet(self.network, host)

@@ -37,8 +37,6 @@ class Parts:
     """What the figures are taken from."""
 
     config: BrokerConfig
-    given: Mapping[str, str]
-    """The keys of the configuration file, as they were written."""
     state: GroupState
     store: MessageStore
     fs: FileSystem
