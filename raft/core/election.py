@@ -1,8 +1,8 @@
 """Elections: PreVote, votes, and what keeps them rare (Raft thesis 3.4, 4.2.3, 9.6).
 
 - PreVote (L1): ask at term + 1 without changing anything; only a quorum of pre-grants starts a real election.
-- Stickiness (L3): refused while a leader was heard within E; a transfer overrides. A pre-vote round that was refused
-  for this reason only is asked again after H/2.
+- Stickiness (L3): refused while a leader was heard within E; a transfer overrides. A pre-vote refused for this reason
+  is asked again after H/2.
 - Two pre-candidates that meet do not both go on: see `_yields_to`.
 - A candidate persists its term and own vote first: the requests ride on that write, with the durable end of its log,
   and its own vote counts when the write is done. A random nonce per round keeps late answers away from other rounds
@@ -46,7 +46,6 @@ class Election(Following):
     def _campaign(self, *, pre: bool, by_transfer: bool = False) -> None:
         self._nonce = self._rng.getrandbits(63)
         self._votes = {}
-        self._sticky_refusals = 0
         self._by_transfer = by_transfer
         self.leader = NOBODY
         self._reset_election_timer()
@@ -92,11 +91,10 @@ class Election(Following):
             else:
                 self._start_leading()
         elif verdict is Verdict.LOST:
-            refusals = sum(1 for granted in self._votes.values() if not granted)
-            soon = self.role == Role.PRE_CANDIDATE and refusals == self._sticky_refusals
+            again_ms = self._deadline_ms
             self._become_follower(self.term, NOBODY)
-            if soon:
-                self._deadline_ms = self._clock_ms + self.config.beat_ms // 2
+            if self.role == Role.FOLLOWER:
+                self._deadline_ms = min(self._deadline_ms, again_ms)
 
     # -- answering --------------------------------------------------------------------------------------------------
 
@@ -157,8 +155,10 @@ class Election(Following):
         if self.role != wanted or reply.nonce != self._nonce or reply.sender in self._votes:
             return
         self._votes[reply.sender] = reply.granted
-        if reply.sticky:
-            self._sticky_refusals += 1
+        if reply.sticky and reply.pre:
+            # Whoever heard the leader lately refuses; if the leader is dead, that passes soon. The vote may stay open
+            # for long (a dead voter never answers), so the next round does not wait for its end.
+            self._deadline_ms = min(self._deadline_ms, self._clock_ms + self.config.beat_ms // 2)
         self._tally()
 
     def _on_campaign_now(self, order: CampaignNow) -> None:

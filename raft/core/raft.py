@@ -152,7 +152,7 @@ class RaftCore(Election):
         self._advance(now_ms)
         peer = self.peers.get(node)
         if peer is not None and peer.state == PeerState.REPLICATE:
-            peer.probe(peer.match + 1)
+            self._resume(peer)
             peer.paused = True  # until the link is up or a beat is answered
         if node == self.leader and self.role in (Role.FOLLOWER, Role.LEARNER):
             self._contact_ms = None
@@ -167,7 +167,7 @@ class RaftCore(Election):
         if peer is None:
             return
         if peer.state == PeerState.REPLICATE:
-            peer.probe(peer.match + 1)
+            self._resume(peer)
         peer.paused = False
         self._feed(peer)
 

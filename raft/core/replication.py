@@ -127,9 +127,17 @@ class Replication(CoreState):
     def _restarted(self, peer: Progress, health: Health) -> None:
         """What was in flight is lost; what it acknowledged is there, unless it says that it lost bytes."""
         if health in (Health.OK, Health.FULL):
-            peer.probe(peer.match + 1)
+            self._resume(peer)
         else:
             peer.lost_bytes(self.log.last.index + 1)
+
+    def _resume(self, peer: Progress) -> None:
+        """Probe behind what it acknowledged; where that is gone here, ask at our end.
+
+        Gone says nothing about the peer: it may never have told this leader how much it has, or have been installed.
+        """
+        known = self.log.entry_id(peer.match) is not None
+        peer.probe(peer.match + 1 if known else self.log.last.index + 1)
 
     # -- beats ------------------------------------------------------------------------------------------------------
 

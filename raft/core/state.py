@@ -104,7 +104,6 @@ class CoreState:
         # Campaigning.
         self._nonce = 0
         self._votes: dict[NodeId, bool] = {}
-        self._sticky_refusals = 0
         self._resend_ms = 0
         self._by_transfer = False
 

@@ -237,6 +237,21 @@ def test_a_link_down_hint_brings_a_new_leader_in_a_fraction_of_the_timeout() -> 
         assert cluster["b"].now_ms - start <= 260
 
 
+def test_a_pre_vote_refused_by_stickiness_is_repeated_soon_although_a_dead_voter_leaves_it_open() -> None:
+    cluster = Cluster("abc")
+    cluster.elect("a")
+    cluster.time(300)
+    cluster["a"].crash()
+    cluster["b"].core.link_down("a", cluster["b"].now_ms)  # c hears of it later
+    cluster.time(140)
+    assert cluster.leader() is None
+    start = cluster["c"].now_ms
+    cluster["c"].core.link_down("a", cluster["c"].now_ms)
+    while cluster.leader() is None:
+        cluster.time(20)
+    assert cluster["c"].now_ms - start <= 180
+
+
 def test_a_wrong_link_down_hint_is_harmless() -> None:
     cluster = Cluster("abc")
     cluster.elect("a")

@@ -306,6 +306,33 @@ def test_a_peer_that_needs_deleted_entries_is_installed_and_then_fed_from_its_ne
     assert cluster["c"].core.last == leader.core.last
 
 
+def test_a_peer_that_was_installed_is_asked_where_it_stands_and_not_installed_again() -> None:
+    cluster = Cluster("abc")
+    leader = cluster.elect("a")
+    cluster.isolate("c")
+    leader.propose(*"tuvwxyz")
+    cluster.settle()
+    cluster["a"].crash()
+    cluster["a"].start()
+    leader = cluster.elect("b")  # it has never heard an acknowledgement of c's
+    cluster.settle()
+    for node in "ab":
+        cluster[node].disk.dropped = 5
+    cluster.heal()
+    cluster.time(300)
+    assert peer(leader, "c").state == PeerState.INSTALL
+    assert peer(leader, "c").match == 0
+    cluster["c"].crash()
+    cluster["c"].disk.install(leader.disk, 7)
+    cluster["c"].start()
+    cluster["c"].turn()
+    offers = len(leader.installs)
+    cluster.time(300)
+    assert peer(leader, "c").state == PeerState.REPLICATE
+    assert len(leader.installs) == offers
+    assert cluster["c"].core.last == leader.core.last
+
+
 def test_an_install_is_refused_once_the_log_holds_its_end() -> None:
     cluster = Cluster("abc")
     leader = cluster.elect("a")
