@@ -15,6 +15,7 @@ import anyio
 from trimq.client.instance import Instance, refusal
 from trimq.client.model import Filter, Queue, Sql
 from trimq.client.route import PERM_READ, PERM_WRITE
+from trimq.client.timing import deadline_for
 from trimq.errors import BadRequest, Disconnected
 from trimq.wire.body.consumer_list import CheckClientRequest, ConsumerIdList
 from trimq.wire.body.heartbeat import RawSubscription
@@ -38,6 +39,9 @@ __all__ = ["BrokerApi", "Pulled"]
 
 PULL_MARGIN_S = 5.0
 """How much longer than its hold time a pull may take before its connection counts as dead."""
+
+PROVISIONAL_PAUSE_S = 0.1
+"""Between two questions for an offset while a group has no leader."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +72,29 @@ class BrokerApi:
 
     # Offsets
 
-    async def committed(self, consumer_group: str, queue: Queue) -> int | None:
-        """The consumer group's offset of a queue, None when it has none yet."""
+    async def committed(self, consumer_group: str, queue: Queue, *, firm: bool = False) -> int | None:
+        """The consumer group's offset of a queue, None when it has none yet.
+
+        A group without a leader gives a provisional one: good enough to go on reading from, but a later answer may be
+        lower. `firm`: wait for a leader's answer instead. Raises `Disconnected` if none comes within the deadline.
+        """
         header = QueryOffsetHeader(
             consumer_group=consumer_group, topic=queue.topic, queue_id=queue.id, bname=queue.group
         )
-        command = Command(code=RequestCode.QUERY_CONSUMER_OFFSET, ext=header.to_ext())
-        answer = await self._instance.call(queue.group, command)
-        if answer.code == ResponseCode.QUERY_NOT_FOUND:
-            return None
-        if answer.code != ResponseCode.SUCCESS:
-            raise refusal(answer, queue.group)
-        offset = OffsetResponse.from_ext(answer.ext).offset
-        return None if offset < 0 else offset
+        deadline = deadline_for(self._instance.default_timeout)
+        while True:
+            command = Command(code=RequestCode.QUERY_CONSUMER_OFFSET, ext=header.to_ext())
+            answer = await self._instance.call(queue.group, command, deadline=deadline)
+            if answer.code == ResponseCode.QUERY_NOT_FOUND:
+                return None
+            if answer.code != ResponseCode.SUCCESS:
+                raise refusal(answer, queue.group)
+            found = OffsetResponse.from_ext(answer.ext)
+            if not (firm and found.provisional):
+                return None if found.offset < 0 else found.offset
+            if anyio.current_time() + PROVISIONAL_PAUSE_S >= deadline:
+                raise Disconnected(f"{queue.group} has no leader: its offsets are provisional")
+            await anyio.sleep(PROVISIONAL_PAUSE_S)
 
     async def commit(self, consumer_group: str, queue: Queue, offset: int, *, set_back: bool = False) -> None:
         """Set the consumer group's offset; returns when it is durable. `set_back`: also to a lower value (a seek)."""

@@ -151,7 +151,7 @@ class PullConsumer:
     async def _begin(self, queue: Queue, position: Position | None) -> int:
         if position is not None:
             return await resolve(self._api, queue, position)
-        committed = await self.committed(queue) if self.group else None
+        committed = await self._api.committed(self.group, queue) if self.group else None
         return committed if committed is not None else await self._api.first_offset(queue)
 
     async def seek(self, queue: Queue, position: Position) -> None:
@@ -204,9 +204,9 @@ class PullConsumer:
     # Positions at the brokers
 
     async def committed(self, queue: Queue) -> int | None:
-        """The consumer group's committed offset, None when there is none."""
+        """The consumer group's committed offset, None when there is none: never lower than an answer before."""
         await self._instance.routes.route(queue.topic)
-        return await self._api.committed(self._need_group(), queue)
+        return await self._api.committed(self._need_group(), queue, firm=True)
 
     async def commit(self, offsets: Mapping[Queue, int] | None = None) -> None:
         """Commit offsets for the consumer group, by default those that `poll` has reached. Durable when it returns.
