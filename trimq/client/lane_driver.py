@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 STALL_S = 0.3
 """Silence with requests in flight: ask who leads. Shorter than an election, which takes about half a second."""
 
+ASK_AGAIN_S = 0.1
+"""Then again this often: every moment between the new leader's registration and our noticing is downtime."""
+
 SILENT_S = 3.0
 """Silence after which a connection counts as dead; RocketMQ's send timeout."""
 
@@ -145,7 +148,7 @@ class LaneDriver:
         if not self.lane.in_flight:
             self._wake.set()
         elif now - self._heard >= STALL_S and now >= self._ask_at:
-            self._ask_at = now + STALL_S
+            self._ask_at = now + ASK_AGAIN_S
             self._stalled = True
             self._wake.set()
 
@@ -198,10 +201,9 @@ class LaneDriver:
         if silent >= SILENT_S:
             self._abandon(f"{link.addr} has not answered for {silent:.1f} s")
             return
-        before = self._view.leader
         with anyio.move_on_after(ATTEMPT_S):
             await self._instance.routes.find_leader(self.group)
-        if self._link is link and self._view.leader not in (before, link.addr, None):
+        if self._link is link and self._view.leader not in (link.addr, None):
             self._abandon(f"{link.addr} is silent, and {self._view.leader} leads by now")
 
     async def _connect(self) -> None:
@@ -408,7 +410,6 @@ class LaneDriver:
         """Stop waiting for a silent connection. It stays open: a late answer still counts."""
         link = self._link
         if link is not None:
-            log.info("silent broker left", extra={"group": self.group, "reason": reason})
             self._lost(link, reason)
 
     def _restart(self) -> None:

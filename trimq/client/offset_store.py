@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 COMMIT_EVERY_S = 5.0
 """RocketMQ's persistConsumerOffsetInterval."""
 
-PARALLEL_PER_GROUP = 16
-"""Updates of one replica group that are on their way at the same time."""
+PARALLEL = 64
+"""Updates that are on their way at the same time."""
 
 
 class OffsetStore:
@@ -56,16 +56,22 @@ class OffsetStore:
         dirty = [(queue, offset) for queue, offset in offsets.items() if self._committed.get(queue) != offset]
         if not dirty:
             return
-        limiter = anyio.CapacityLimiter(PARALLEL_PER_GROUP)
+        limiter = anyio.CapacityLimiter(PARALLEL)
+        failures: list[TrimqError] = []
+
+        async def commit(queue: Queue, offset: int) -> None:
+            async with limiter:
+                try:
+                    await self._api.commit(self._group, queue, offset)
+                except TrimqError as error:
+                    failures.append(error)
+                else:
+                    self._committed[queue] = offset
+
         async with anyio.create_task_group() as tasks:
             for queue, offset in dirty:
-                tasks.start_soon(self._commit, limiter, queue, offset)
-
-    async def _commit(self, limiter: anyio.CapacityLimiter, queue: Queue, offset: int) -> None:
-        async with limiter:
-            try:
-                await self._api.commit(self._group, queue, offset)
-            except TrimqError as error:
-                log.warning("offset not committed", extra={"queue": str(queue), "offset": offset, "error": error})
-            else:
-                self._committed[queue] = offset
+                tasks.start_soon(commit, queue, offset)
+        if failures:
+            log.warning(
+                "offsets not committed", extra={"group": self._group, "queues": len(failures), "error": failures[0]}
+            )
