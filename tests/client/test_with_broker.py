@@ -77,9 +77,9 @@ def test_what_was_finished_is_not_delivered_again(backend: str, namesrv: str, fr
                 async for message in consumer:
                     async with message:
                         rest.append(message.body)
-                    if message.body == b"last" and len(rest) >= 3:
+                    if len(rest) == 3:
                         break
-            assert len(rest) == 3
+            assert b"last" in rest, "two were left, and one came: nothing that was finished comes again"
             assert (await mq.admin.lag(group)).messages == 0
 
     run(backend, body)
