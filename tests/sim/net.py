@@ -1,0 +1,317 @@
+"""A network that behaves as TCP does, on a seed.
+
+Bytes arrive in order or not at all; each piece takes the link's latency. A *cut* is silence: what is under way waits
+and arrives some time after healing, connecting hangs, and a sender whose bytes stay unacknowledged for 15 s loses the
+connection. A killed process is a reset for whoever was connected and a refusal for whoever tries; a machine without
+power is silence until it is back, and then a reset. Writes may arrive in pieces.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+import zlib
+from collections.abc import Iterable
+from enum import Enum
+
+import trio
+
+from tests.sim.deterministic import Trace
+from trimq.env import Stream, StreamHandler, TaskStatus
+
+__all__ = ["HostNetwork", "SimNetwork", "SimStream"]
+
+WINDOW_BYTES = 256 << 10
+"""What a sender may have under way and unread on one connection."""
+DEAD_AFTER_S = 15.0
+"""A connection whose bytes are not acknowledged for so long is reset, as by TCP_USER_TIMEOUT."""
+
+
+class _Kind(Enum):
+    DATA = "data"
+    END = "end"
+    RESET = "reset"
+    GIVE_UP = "give up"
+
+
+class _Pipe:
+    """One direction of a connection."""
+
+    def __init__(self, source: str, target: str) -> None:
+        self.source, self.target = source, target
+        self.arrived = bytearray()
+        self.under_way = 0
+        self.ended = False
+        self.reset = False
+        self.arrives_at = 0.0
+        self.held: list[tuple[_Kind, bytes]] = []
+        self.holds = 0
+        self.other: _Pipe = self
+        self.changed = trio.Event()
+
+    def poke(self) -> None:
+        self.changed.set()
+        self.changed = trio.Event()
+
+
+class SimStream:
+    """One end of a connection."""
+
+    def __init__(self, net: SimNetwork, incoming: _Pipe, outgoing: _Pipe, local: str, peer: str) -> None:
+        self._net, self._in, self._out = net, incoming, outgoing
+        self._closed = False
+        self.local, self.peer = local, peer
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        await trio.lowlevel.checkpoint()
+        pipe = self._in
+        while True:
+            if self._closed:
+                raise trio.ClosedResourceError
+            if pipe.arrived:
+                data = bytes(pipe.arrived[:max_bytes])
+                del pipe.arrived[:max_bytes]
+                pipe.poke()
+                return data
+            if pipe.reset:
+                raise ConnectionResetError("connection reset by peer")
+            if pipe.ended:
+                return b""
+            await pipe.changed.wait()
+
+    async def send_all(self, data: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        pipe = self._out
+        view = memoryview(data)
+        while view:
+            if self._closed:
+                raise trio.ClosedResourceError
+            if pipe.reset or self._in.reset:
+                raise BrokenPipeError("connection lost")
+            room = WINDOW_BYTES - pipe.under_way - len(pipe.arrived)
+            if room <= 0:
+                await pipe.changed.wait()
+                continue
+            self._net.transmit(pipe, bytes(view[:room]))
+            view = view[room:]
+
+    async def aclose(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._net.finish(self._out)
+            self._in.poke()
+            self._out.poke()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+
+class HostNetwork:
+    """The network as one life of one host sees it."""
+
+    def __init__(self, net: SimNetwork, host: str) -> None:
+        self._net, self.host = net, host
+        self.dead = False
+
+    def _alive(self) -> None:
+        if self.dead:
+            raise OSError("the host is gone")
+
+    async def connect(self, host: str, port: int) -> Stream:
+        self._alive()
+        net = self._net
+        await trio.sleep(net.latency(self.host, host))
+        while not net.reaches(self.host, host) or not net.reaches(host, self.host):
+            await net.changed.wait()
+            await trio.sleep(net.rng.uniform(0.01, 0.4))
+        await trio.sleep(net.latency(host, self.host))
+        self._alive()
+        accept = net.listeners.get((host, port))
+        if accept is None:
+            raise ConnectionRefusedError(111, f"{host}:{port} refuses")
+        there, back = _Pipe(self.host, host), _Pipe(host, self.host)
+        there.other, back.other = back, there
+        net.pipes += [there, back]
+        net.ports += 1
+        local = f"{self.host}:{net.ports}"
+        accept.send_nowait(SimStream(net, there, back, f"{host}:{port}", local))
+        return SimStream(net, back, there, local, f"{host}:{port}")
+
+    async def serve(self, handler: StreamHandler, host: str, port: int, *, task_status: TaskStatus) -> None:
+        self._alive()
+        net, address = self._net, (self.host, port)
+        if address in net.listeners:
+            raise OSError(98, f"{self.host}:{port} is in use")
+        send, receive = trio.open_memory_channel[SimStream](math.inf)
+        net.listeners[address] = send
+        try:
+            async with trio.open_nursery() as nursery:
+                task_status.started(port)
+                async for stream in receive:
+                    nursery.start_soon(self._handle, handler, stream)
+        finally:
+            if net.listeners.get(address) is send:
+                del net.listeners[address]
+
+    async def _handle(self, handler: StreamHandler, stream: SimStream) -> None:
+        try:
+            await handler(stream)
+        finally:
+            await stream.aclose()
+
+
+class SimNetwork:
+    """All hosts and links. One task (`run`) delivers everything that is under way."""
+
+    def __init__(self, rng: random.Random, trace: Trace, *, latency_ms: float, jitter_ms: float) -> None:
+        self.rng, self.trace = rng, trace
+        self.latency_s, self.jitter_s = latency_ms / 1000, jitter_ms / 1000
+        self.listeners: dict[tuple[str, int], trio.MemorySendChannel[SimStream]] = {}
+        self.pipes: list[_Pipe] = []
+        self.ports = 32768
+        self.changed = trio.Event()
+        """Set when links or hosts come back."""
+        self.slow: dict[tuple[str, str], float] = {}
+        """Extra seconds a link takes."""
+        self._cuts: set[tuple[str, str]] = set()
+        self._dark: set[str] = set()
+        self._hosts: dict[str, HostNetwork] = {}
+        self._heap: list[tuple[float, int, _Pipe, _Kind, bytes]] = []
+        self._serial = 0
+        self._wake = trio.Event()
+
+    # -- what hosts and faults ask --------------------------------------------------------------------------------
+
+    def boot(self, host: str) -> HostNetwork:
+        """A new life of a host. What still believed in the old one learns better."""
+        self._dark.discard(host)
+        self._reset_all(host)
+        self._hosts[host] = HostNetwork(self, host)
+        self._came_back()
+        return self._hosts[host]
+
+    def kill(self, host: str, *, dark: bool) -> None:
+        """The process dies: its connections are reset; or, with `dark`, its machine does: silence."""
+        self._hosts[host].dead = True
+        for address in [a for a in self.listeners if a[0] == host]:
+            del self.listeners[address]
+        if dark:
+            self._dark.add(host)
+        else:
+            self._reset_all(host)
+        for pipe in self.pipes:
+            if host in (pipe.source, pipe.target):
+                pipe.poke()
+
+    def cut(self, source: str, target: str) -> None:
+        """Lose everything from `source` to `target`."""
+        self._cuts.add((source, target))
+
+    def heal(self) -> None:
+        """All links work again."""
+        self._cuts.clear()
+        self.slow.clear()
+        self._came_back()
+
+    def reaches(self, source: str, target: str) -> bool:
+        return (source, target) not in self._cuts and source not in self._dark and target not in self._dark
+
+    def latency(self, source: str, target: str) -> float:
+        if source == target:
+            return 0.00005
+        extra = self.slow.get((source, target), 0.0)
+        return self.latency_s + extra + self.rng.expovariate(1.0) * self.jitter_s
+
+    # -- transport ------------------------------------------------------------------------------------------------
+
+    def transmit(self, pipe: _Pipe, data: bytes) -> None:
+        pipe.under_way += len(data)
+        if len(data) > 1 and self.rng.random() < 0.02:
+            middle = self.rng.randrange(1, len(data))
+            self._schedule(pipe, _Kind.DATA, data[:middle])
+            data = data[middle:]
+        self._schedule(pipe, _Kind.DATA, data)
+
+    def finish(self, pipe: _Pipe) -> None:
+        if not pipe.reset:
+            self._schedule(pipe, _Kind.END, b"")
+
+    async def run(self) -> None:
+        """Deliver until cancelled."""
+        heap = self._heap
+        while True:
+            self._wake = trio.Event()
+            with trio.move_on_at(heap[0][0] if heap else math.inf):
+                await self._wake.wait()
+            now = trio.current_time()
+            while heap and heap[0][0] <= now:
+                _, serial, pipe, kind, data = heapq.heappop(heap)
+                self._deliver(pipe, kind, data, serial)
+
+    def _schedule(self, pipe: _Pipe, kind: _Kind, data: bytes) -> None:
+        pipe.arrives_at = max(pipe.arrives_at, trio.current_time() + self.latency(pipe.source, pipe.target))
+        self._push(pipe.arrives_at, pipe, kind, data)
+
+    def _push(self, at: float, pipe: _Pipe, kind: _Kind, data: bytes) -> None:
+        self._serial += 1
+        heapq.heappush(self._heap, (at, self._serial, pipe, kind, data))
+        if self._heap[0][1] == self._serial:
+            self._wake.set()
+
+    def _deliver(self, pipe: _Pipe, kind: _Kind, data: bytes, serial: int) -> None:
+        if pipe.reset:
+            return
+        if kind is _Kind.GIVE_UP:
+            if pipe.held and pipe.holds == int.from_bytes(data, "big"):
+                self.trace("give up", pipe.source, pipe.target)
+                self._break(pipe)
+                self._break(pipe.other)
+            return
+        if pipe.held or not self.reaches(pipe.source, pipe.target):
+            if not pipe.held:
+                pipe.holds += 1
+                self._push(trio.current_time() + DEAD_AFTER_S, pipe, _Kind.GIVE_UP, pipe.holds.to_bytes(8, "big"))
+            pipe.held.append((kind, data))
+            return
+        self.trace("net", pipe.source, pipe.target, kind.value, len(data), zlib.crc32(data))
+        if kind is _Kind.DATA:
+            pipe.under_way -= len(data)
+            pipe.arrived += data
+        elif kind is _Kind.END:
+            pipe.ended = True
+        else:
+            self._break(pipe)
+        pipe.poke()
+
+    def _break(self, pipe: _Pipe) -> None:
+        pipe.reset = True
+        pipe.held.clear()
+        pipe.poke()
+
+    def _reset_all(self, host: str) -> None:
+        """Each peer of the host hears of it, if the link works, when the news arrives."""
+        for pipe in self.pipes:
+            if host == pipe.target:
+                self._break(pipe)
+        for pipe in self.pipes:
+            if host == pipe.source and not pipe.reset:
+                self._schedule(pipe, _Kind.RESET, b"")
+        self.pipes = [p for p in self.pipes if not (p.reset and p.other.reset)]
+
+    def _came_back(self) -> None:
+        """Give what was held another chance, a retransmission later."""
+        for pipe in self.pipes:
+            if pipe.held and self.reaches(pipe.source, pipe.target):
+                held, pipe.held = pipe.held, []
+                at = trio.current_time() + self.rng.uniform(0.01, 0.4)
+                for kind, data in held:
+                    at = max(at, pipe.arrives_at)
+                    self._push(at, pipe, kind, data)
+                pipe.arrives_at = at
+        self.changed.set()
+        self.changed = trio.Event()
+
+
+def pairs(hosts: Iterable[str]) -> list[tuple[str, str]]:
+    """All ordered pairs of different hosts."""
+    known = sorted(hosts)
+    return [(one, other) for one in known for other in known if one != other]
