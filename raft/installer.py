@@ -189,15 +189,21 @@ class Installer:
     """The target's side. `install` is called by one task at a time."""
 
     def __init__(
-        self, staging: StagingLike, send: Send, prepare_switch: Callable[[EntryId], Awaitable[None]], token: int
+        self,
+        staging: StagingLike,
+        send: Send,
+        wanted: Callable[[EntryId], bool],
+        prepare_switch: Callable[[EntryId], Awaitable[None]],
+        token: int,
     ) -> None:
-        """`token` must differ from those of earlier lives of this replica."""
+        """`wanted`: whether a log that ends there is of use here. `token` must differ from those of earlier lives."""
         self.offered = trio.Event()
         """A leader offered an installation."""
         self.sources: Sequence[NodeId] = ()
         self.received_bytes = 0
         self._staging = staging
         self._send = send
+        self._wanted = wanted
         self._prepare_switch = prepare_switch
         self._token = token
         self._open = _Question(0, "", 0)
@@ -246,6 +252,9 @@ class Installer:
         if plan is None:
             return False
         lineage, last, files = plan
+        if not self._wanted(last):
+            log.info("no installation is needed any more", extra={"source": node, "last": last.index})
+            return False
         have = await self._staging.begin(files, lineage, last)
         log.warning(
             "installing from a peer",
@@ -260,6 +269,8 @@ class Installer:
                 await self._staging.write(name, at, chunk)
                 at += len(chunk)
                 self.received_bytes += len(chunk)
+        if not self._wanted(last):  # entries were faster
+            return False
         await self._prepare_switch(last)
         await self._staging.finish()
         log.warning("installed from a peer", extra={"source": node, "last": last.index})

@@ -56,7 +56,7 @@ class Mending:
         self._desk = RepairDesk(storage, commit, group.send_bulk)
         self._repairer = Repairer(storage, lambda: group.members.connected_ids, group.send_bulk)
         self._source = InstallSource(lambda: open_exported_files(store), group.send_bulk)
-        self._installer = Installer(StagedFiles(store.fs), group.send_bulk, self._prepare_switch, token)
+        self._installer = Installer(StagedFiles(store.fs), group.send_bulk, self._wants, self._prepare_switch, token)
         self._wake = Signal()
         self._next_offer = 0.0
 
@@ -131,6 +131,11 @@ class Mending:
         installer.offered = trio.Event()
         if self._group.core is None:
             self._group.resume()
+
+    def _wants(self, last: EntryId) -> bool:
+        """Whether a log that ends there is of use: always to a damaged one, else while ours does not hold its end."""
+        core = self._group.core
+        return core is None or core.may_install(last)
 
     async def _prepare_switch(self, last: EntryId) -> None:
         """Everything has arrived. From here on the old log promises nothing.

@@ -347,6 +347,6 @@ async def test_any_driver_message_is_taken_or_raises_the_codec_error(code: int, 
         pass
     if code in INSTALL_CODES:
         try:
-            Installer(cast("StagingLike", None), lambda *_: True, never, 1).receive("n1", whole, view)
+            Installer(cast("StagingLike", None), lambda *_: True, lambda _: True, never, 1).receive("n1", whole, view)
         except CodecError:
             pass
