@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from broker.store.fs_memory import MemoryFileSystem
+from raft.codec import entry_id_fields
 from raft.core.messages import AppendRequest
 from raft.core.ready import AppendBatch
 from raft.core.types import EntryId, EntryLike, HardState, Member, Membership, StorageFault
@@ -22,7 +23,7 @@ from raft.feeder import Feeder
 from raft.formation import Formation, Introduction
 from raft.frames import CodecError
 from raft.hard_state import HardStateFile
-from raft.installer import INSTALL_CODES, Installer, InstallSource, StagingLike
+from raft.installer import DONE, EXPORT, INSTALL_CODES, PLAN, Installer, InstallSource, StagingLike
 from raft.node import NodeConfig, RaftNode
 from raft.repair import ASK, TOLD, RepairDesk, Repairer
 from raft.storage import LogStorage, StorageDamaged
@@ -318,6 +319,34 @@ async def test_a_late_tick_counts_as_one(mock_clock: MockClock) -> None:
         await trio.testing.wait_all_tasks_blocked()
         assert group.ticks == 12
         nursery.cancel_scope.cancel()
+
+
+async def test_a_log_that_is_not_wanted_any_more_is_not_fetched() -> None:
+    """The leader's offer may be older than the installation it asked for."""
+    end = EntryId(168, 5, 7, 9000)
+    sent: list[int] = []
+    asked: list[EntryId] = []
+
+    class Staging:
+        async def aclose(self) -> None: ...
+
+    def answer(node: str, fields: Sequence[Any], body: Sequence[bytes]) -> bool:
+        sent.append(fields[0])
+        if fields[0] == EXPORT:
+            installer.receive(node, [PLAN, fields[1], 1, *entry_id_fields(end), [["commitlog/0", 10]]], memoryview(b""))
+        return True
+
+    def wanted(last: EntryId) -> bool:
+        asked.append(last)
+        return False
+
+    async def never(last: EntryId) -> None:
+        raise AssertionError("nothing is to be switched")
+
+    installer = Installer(cast("StagingLike", Staging()), answer, wanted, never, 1)
+    assert not await installer.install(["n1"])
+    assert asked == [end]
+    assert sent == [EXPORT, DONE]
 
 
 plain = st.recursive(
