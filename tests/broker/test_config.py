@@ -8,6 +8,7 @@ import pytest
 
 from broker.config import BrokerRole, ConfigError, FlushDiskType, Strategy, parse_settings
 from broker.config_file import load_config, read_properties, read_toml
+from broker.wiring import store_config
 
 # Same keys and values as the sample files that RocketMQ ships, written down here as facts.
 SAMPLES = {
@@ -152,3 +153,11 @@ def test_defaults_count_only_where_the_file_is_silent() -> None:
     config = parse_settings({"brokerName": "b"}, defaults={"brokerName": "host", "namesrvAddr": "ns:9876"}).config
     assert config.broker_name == "b"
     assert config.namesrv == ("ns:9876",)
+
+
+def test_seconds_of_retention_count_at_any_hour_and_instead_of_hours() -> None:
+    keys = {"fileReservedTime": "48", "deleteWhen": "04"}
+    by_hours = store_config(parse_settings(keys).config).retention
+    assert (by_hours.reserved_ms, by_hours.delete_hours) == (48 * 3_600_000, frozenset({4}))
+    by_seconds = store_config(parse_settings({**keys, "fileReservedSeconds": "5"}).config).retention
+    assert (by_seconds.reserved_ms, by_seconds.delete_hours) == (5_000, frozenset(range(24)))

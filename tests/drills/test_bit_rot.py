@@ -121,8 +121,8 @@ CASES: dict[str, tuple[Callable[[Patient], None], bool, str]] = {
     "body in the active segment": (rot_active_body, False, "damaged"),
     "header in the active segment": (rot_active_header, True, "damaged"),
     "header of the last entry": (rot_last_entry, True, ""),
-    "one copy of the hard state": (rot_one_copy_of_the_hard_state, True, "hard state"),
-    "every copy of the hard state": (rot_every_copy_of_the_hard_state, True, "hard state"),
+    "one copy of the hard state": (rot_one_copy_of_the_hard_state, True, "mended from the other one"),
+    "every copy of the hard state": (rot_every_copy_of_the_hard_state, True, "rebuilt from the peers"),
 }
 """What is flipped, whether the follower is killed (else stopped in good order) before, what its log must say."""
 
