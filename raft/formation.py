@@ -1,4 +1,4 @@
-"""How an empty group becomes one, exactly once (mechanisms: formation and identity).
+"""How an empty group becomes one, exactly once.
 
 An empty replica has drawn a store uuid and is *unformed*: it neither votes nor counts. When **all** configured peers
 have said hello as unformed, the first by id draws the lineage and writes entry 1, which lists every peer with its

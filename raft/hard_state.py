@@ -77,7 +77,7 @@ class StoredState:
     starts: int = 0
     """How often a core was started on this store: replies of an earlier life are told apart by it."""
     suspect: bool = False
-    """The log may have lost acknowledged bytes: no vote, no acknowledgement until caught up (raft.md §3.4 rule 6)."""
+    """The log may have lost acknowledged bytes: no vote, no acknowledgement until caught up."""
     store_uuid: str = ""
     """Drawn once for an empty store: tells a wiped replica from the one that was a member."""
     cluster: str = ""

@@ -1,4 +1,4 @@
-"""Who a replica says it is, and whether a peer may take part (mechanisms: peer hello).
+"""Who a replica says it is, and whether a peer may take part.
 
 What must be equal: cluster, group, lineage (once both are formed), the node id that belongs to the peer's address, and
 the store uuid that the membership lists for it. What is only told: client address, term, feature level. A difference

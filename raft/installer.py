@@ -1,4 +1,4 @@
-"""Shipping segments to a replica that entries cannot help any more (raft.md §3.7).
+"""Shipping segments to a replica that entries cannot help any more.
 
 The target pulls. It hears from the leader that its next entries are gone (`OFFER`, with the sources to try, the leader
 last), or finds by itself that its log is damaged beyond mending; then it asks one source after the other:

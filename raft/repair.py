@@ -1,4 +1,4 @@
-"""Mending a damaged log with entries from peers (raft.md §3.4 rule 5).
+"""Mending a damaged log with entries from peers.
 
 A damaged replica has no core: it neither votes nor acknowledges. It asks its peers, one after the other, for the
 entries of the hole. What they send is believed only because of the chain: each header covers the header CRC of the

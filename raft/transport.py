@@ -9,7 +9,7 @@ the field; a session without any group left in agreement is closed and retried s
 Receiving: all frames of one read are decoded and handed over per group in one call. Garbage ends that connection only.
 
 A session that breaks while the peer's address then *refuses* connections means that the process there has died: the
-groups hear `peer_gone` and may shorten their election timeout (raft.md §2.6). A peer that is only silent is not gone.
+groups hear `peer_gone` and may shorten their election timeout. A peer that is only silent is not gone.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Answers that a later one must not contradict (consumer list, committed offset, end of a queue) are given after a
 barrier: leadership confirmed, everything acknowledged so far applied. So no consumer is ever told an older figure than
-another one was (mechanisms.md, "Reads").
+another one was (docs/architecture.md, "One read").
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Offset commits: code 15 and the commit that rides on a pull. Synchronous; the intake writes them in batches.
 
-Which commits count is the intake's rule (mechanisms.md, "Consumer offsets"). What only the processors know is who made
+Which commits count is the intake's rule (`broker.replication.offset_intake`). What only the processors know is who made
 the newest pull of a queue for a consumer group: an offset may go back only at that connection's word.
 """
 

@@ -2,7 +2,7 @@
 
 Any replica serves what is committed and dispatched there; only a ready leader says where a queue ends ("no message",
 "offset moved"). What cannot be answered yet is held (see `broker.service.hold`), not waited for. Facts: checks and
-result table of the remoting protocol; what replicas that do not lead may say is in mechanisms.md, "Reads".
+result table of the remoting protocol; what replicas that do not lead may say: docs/architecture.md, "One read".
 
 Two rules protect consumers: a replica that is not the ready leader never corrects an offset (code 21), since its own
 end may be behind what was read elsewhere; and tag hashes are computed here from the expression, never taken from

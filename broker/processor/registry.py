@@ -4,7 +4,7 @@
 once. It decodes, looks the code up, and then one of four things happens, without a task per request:
 
 - a *hot* processor answers synchronously (or hands the request to the intake, which answers on commit);
-- a request only the leader may serve goes on to the leader as the raw frame (mechanisms: forward, park, hint);
+- a request only the leader may serve goes on to the leader as the raw frame;
 - anything else enters its lane;
 - an unknown code is answered REQUEST_CODE_NOT_SUPPORTED, a refusal with its own code and remark.
 
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 LANE_S = 5.0
 """Longest stay of a slow request in its worker: past it the client has given up (3 s, queries 5 s)."""
 READY_S = 1.5
-"""How long a request waits for this replica to become a ready leader (the parking time of mechanisms.md)."""
+"""How long a request waits for this replica to become a ready leader."""
 
 H = TypeVar("H", bound=Header)
 Slow = Callable[[Request], Awaitable[bytes | None]]

@@ -7,7 +7,7 @@ out of the overlays again, so they hold what is in flight and nothing else.
 
 It exists only while this replica leads. A new leader builds it by scanning (applied, last] with the same code that
 applies entries: `absorb`. Two code paths that hand out offsets, or counters taken before that scan, are how brokers
-lose and duplicate messages (raft.md §3.6).
+lose and duplicate messages.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The membership entry: who belongs to the group, and what the group is (mechanisms: control payload).
+"""The membership entry: who belongs to the group, and what the group is.
 
 Payload, canonical CBOR: `[1, t, {lineage, strategy, master, required, segment_bytes, voters, learners}]`, a member
 being `[id, rank, peer address, client address, store uuid]`. Entry 1 of every log is one; it is written by whoever
