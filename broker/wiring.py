@@ -34,6 +34,7 @@ from broker.replication.base import GroupFailed, Replicator
 from broker.replication.control import CreationRules
 from broker.replication.intake import Intake, IntakeConfig
 from broker.replication.local import LocalConfig, LocalReplicator
+from broker.replication.pending_offsets import PendingCollector
 from broker.replication.raft_group import GroupConfig, RaftReplicator
 from broker.replication.raft_group import Peer as RaftPeer
 from broker.service.hold import HoldTable
@@ -186,6 +187,8 @@ class Wiring:
         clients, lanes = ClientTable(), Lanes.of(config.lane_queue)
         members = Members(clients, state, intake, replicator, notify=config.notify_ids_changed)
         leases = Leases(intake)
+        forwarder: Forwarder | None = getattr(replicator, "forwarder", None)
+        pending = PendingCollector(intake, replicator, forwarder)
         holds = HoldTable(total_max=config.held_pulls_max)
         schedule = ScheduleService(config.delay_levels_ms, state, store, intake, replicator, self.env.clock, counters)
         commits = OffsetCommits(intake, counters)
@@ -220,13 +223,12 @@ class Wiring:
                 self.env.rng(f"{config.broker_name}/{config.node_id}", "send-back"),
             ),
             clients=ClientProcessor(config, clients, members, intake, replicator, registration),
-            consumers=ConsumerProcessor(config, state, store, intake, replicator, members, leases),
+            consumers=ConsumerProcessor(config, state, store, intake, replicator, members, leases, pending),
             query=QueryProcessor(state, store, replicator),
             topics=TopicAdmin(config, state, store, intake, replicator, clients, registration),
             groups=GroupAdmin(config, state, store, intake, replicator, clients),
             broker=BrokerAdmin(parts),
         )
-        forwarder: Forwarder | None = getattr(replicator, "forwarder", None)
         leaderless = Leaderless(state, intake, replicator, forwarder)
         leaderless.unpack(store.log.marks.values.pending)
         store.pending = leaderless.pack
@@ -239,8 +241,9 @@ class Wiring:
         terms = Terms(
             replicator,
             begin=[leases.begin_term],
-            end=[leases.end_term, members.end_term],
+            end=[leases.end_term, members.end_term, pending.end_term],
             services=[
+                pending.run_term,
                 partial(create_system_topics, config, intake),
                 schedule.run_term,
                 members.run_term,

@@ -16,6 +16,7 @@ from broker.metadata.topics import TopicInfo
 from broker.processor.request import Refused, Request
 from broker.replication.base import Replicator
 from broker.replication.intake import Intake
+from broker.replication.pending_offsets import PendingCollector
 from broker.service.leases import Leases
 from broker.service.members import Members
 from broker.store.errors import StoreError
@@ -55,6 +56,7 @@ class ConsumerProcessor:
         replicator: Replicator,
         members: Members,
         leases: Leases,
+        pending: PendingCollector,
     ) -> None:
         self._config = config
         self._state = state
@@ -63,6 +65,7 @@ class ConsumerProcessor:
         self._replicator = replicator
         self._members = members
         self._leases = leases
+        self._pending = pending
 
     async def consumer_list(self, request: Request) -> bytes:
         """Code 38."""
@@ -78,6 +81,7 @@ class ConsumerProcessor:
     async def query_offset(self, request: Request) -> bytes:
         """Code 14. "Never committed" is 22, unless the queue is young: then 0, so that nothing of it is skipped."""
         header = QueryOffsetHeader.from_ext(request.ext)
+        await self._pending.complete()
         await self._replicator.barrier()
         group = self._state.groups.get(header.consumer_group)
         topic = self._state.topics.get(header.topic.encode())

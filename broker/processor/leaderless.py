@@ -14,10 +14,9 @@ import cbor2
 
 from broker.metadata.ops import key_of
 from broker.metadata.state import GroupState
-from broker.replication.base import Busy, NotLeader, Outcome, Replicator, RoleEvent, Verdict
+from broker.replication.base import Outcome, Replicator, RoleEvent, Verdict
 from broker.replication.forward import Forwarder
 from broker.replication.intake import Intake
-from broker.replication.requests import Refused
 from trimq.errors import ProtocolError
 from trimq.wire.codes import RequestCode, ResponseCode
 from trimq.wire.command import FLAG_ONEWAY, Command, encode, encode_response
@@ -97,22 +96,12 @@ class Leaderless:
         return self._state.offsets.get(group.gid, key_of(topic.tid, header.queue_id))
 
     def role_changed(self, event: RoleEvent) -> None:
-        """A leader is known: hand over what was kept."""
+        """Another replica leads: hand over what was kept. (A leader's own rows: `PendingCollector`.)"""
         provisional = self._intake.provisional
-        if not len(provisional) or not (event.ready or event.leader.leader_id):
+        leader = event.leader.leader_id
+        if self._forwarder is None or not len(provisional) or leader in ("", self._replicator.node_id):
             return
         for group, topic, queue, offset in provisional.take():
-            if event.ready:
-                self._commit(group, topic, queue, offset)
-            elif self._forwarder is not None and event.leader.leader_id != self._replicator.node_id:
-                header = UpdateOffsetHeader(consumer_group=group, topic=topic, queue_id=queue, commit_offset=offset)
-                frame = encode(Command(code=RequestCode.UPDATE_CONSUMER_OFFSET, flag=FLAG_ONEWAY, ext=header.to_ext()))
-                self._forwarder.submit(frame, self._nobody, oneway=True)
-            else:
-                provisional.put(group, topic, queue, offset)
-
-    def _commit(self, group: str, topic: str, queue: int, offset: int) -> None:
-        try:
-            self._intake.commit_offset(group, topic, queue, offset)
-        except (Refused, NotLeader, Busy):
-            return  # unknown topic, or beyond an end that was never committed: nobody was told about it
+            header = UpdateOffsetHeader(consumer_group=group, topic=topic, queue_id=queue, commit_offset=offset)
+            frame = encode(Command(code=RequestCode.UPDATE_CONSUMER_OFFSET, flag=FLAG_ONEWAY, ext=header.to_ext()))
+            self._forwarder.submit(frame, self._nobody, oneway=True)

@@ -128,6 +128,8 @@ class Forwarder:
         """Serves frames here: forwarded by others, or parked until this replica led. Set by the broker."""
         self.refusal: Refusal = _say_nothing
         """Set by the broker."""
+        self.channels: dict[int, Callable[[str, Sequence[Any], memoryview], None]] = {}
+        """Frame kinds of others on the same channel: who gets (member, fields, body). They may raise CodecError."""
         self.parked_bytes = 0
         self.in_flight_bytes = 0
         self._host = host
@@ -309,6 +311,14 @@ class Forwarder:
             while outbox.responses:
                 self._flush_responses(node_id, outbox.responses)
 
+    def reachable(self, node_id: str) -> bool:
+        """Is there a working link to the member?"""
+        return self._host.reachable(node_id)
+
+    def send(self, node_id: str, fields: Sequence[Any], body: Sequence[bytes] = ()) -> bool:
+        """Send a frame of one of `channels` to a member; False when there is no link or it is full."""
+        return self._host.send_app(node_id, fields, body)
+
     def _flush_requests(self, node_id: str, queue: deque[tuple[int, _Parked]]) -> None:
         heads: list[list[Any]] = []
         body: list[bytes] = []
@@ -348,6 +358,10 @@ class Forwarder:
 
     def on_frame(self, node_id: str, fields: Sequence[Any], body: memoryview) -> None:
         """A frame of the application channel from a member. Raises CodecError."""
+        other = self.channels.get(fields[0]) if fields and type(fields[0]) is int else None
+        if other is not None:
+            other(node_id, fields, body)
+            return
         if len(fields) != 2 or not isinstance(fields[1], list):
             raise CodecError("a forwarding frame is malformed")
         kind, heads = fields

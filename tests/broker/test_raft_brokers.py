@@ -6,6 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from broker.processor.leaderless import Leaderless
 from tests.broker.cluster import open_cluster, until
 from tests.broker.support import drained, messages, open_user
 from trimq.message.ids import host_text
@@ -184,3 +185,38 @@ async def test_three_groups_share_three_nodes(autojump_clock: MockClock) -> None
             leader = await cluster.ready(group)
             async with open_user(cluster.world, leader.replica(group).address) as user:
                 assert (await user.send("T", b"x")).code == ResponseCode.SUCCESS
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+async def test_what_one_member_was_told_while_nobody_led_is_in_the_leaders_first_answer(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    # Nobody hands over on his own account: it is the new leader who asks, before it answers.
+    monkeypatch.setattr(Leaderless, "role_changed", lambda self, event: None)
+    async with open_cluster() as cluster:
+        leader = await cluster.ready()
+        async with open_user(cluster.world, leader.replica().address) as user:
+            for _ in range(5):
+                await user.send("T", b"x")
+            update = UpdateOffsetHeader(consumer_group="g", topic="T", queue_id=0, commit_offset=1).to_ext()
+            await user.ask(RequestCode.UPDATE_CONSUMER_OFFSET, update)
+        await until(lambda: len({node.replica().store.dispatched for node in cluster.nodes}) == 1)
+        alone = cluster.nodes[number]
+        others = [node for node in cluster.nodes if node is not alone]
+        for node in others:
+            await node.kill()
+        await until(lambda: not alone.replica().replicator.leader.leader_id)
+        query = QueryOffsetHeader(consumer_group="g", topic="T", queue_id=0).to_ext()
+        async with open_user(cluster.world, alone.replica().address) as user:
+            update = UpdateOffsetHeader(consumer_group="g", topic="T", queue_id=0, commit_offset=4).to_ext()
+            assert (await user.ask(RequestCode.UPDATE_CONSUMER_OFFSET, update)).code == 14, "nobody is told: stored"
+            provisional = await user.ask(RequestCode.QUERY_CONSUMER_OFFSET, query)
+            assert (provisional.ext["offset"], provisional.ext["provisional"]) == ("4", "1")
+        async with open_user(cluster.world, alone.replica().address) as user:
+            for node in others:
+                await node.start()
+            while True:  # the question waits for a leader, so this is the first thing that the leader is asked
+                answer = await user.ask(RequestCode.QUERY_CONSUMER_OFFSET, dict(query))
+                if answer.code == 0 and not answer.ext.get("provisional"):
+                    break
+            assert answer.ext["offset"] == "4"
