@@ -2,6 +2,12 @@
 
 trimq standalone                     # in another terminal
 python examples/ordered.py [NAMESRV]
+
+Prints:
+
+    A created -> paid -> packed -> shipped
+    B created -> paid -> packed -> shipped
+    C created -> paid -> packed -> shipped
 """
 
 import sys

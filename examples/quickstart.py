@@ -2,6 +2,10 @@
 
 trimq standalone                     # in another terminal
 python examples/quickstart.py [NAMESRV]
+
+Prints:
+
+    stored at orders@...
 """
 
 import sys

@@ -2,6 +2,11 @@
 
 trimq standalone                     # in another terminal
 python examples/replay.py [NAMESRV]
+
+Prints:
+
+    10 readings, mean 4.50
+    readings@...: offsets 0 to ...
 """
 
 import asyncio  # noqa: TID251  (this is an application, and its own loop)

@@ -2,6 +2,11 @@
 
 trimq standalone                     # in another terminal
 python examples/threads.py [NAMESRV]
+
+Prints:
+
+    sent job 0 to jobs@...
+    did job ...
 """
 
 import sys
