@@ -2,10 +2,7 @@
 
 What is added here is what a broker needs around consensus:
 
-- **Leader change.** *Elected*: the no-op is proposed by the core; everything above the dispatched index is shown to the
-  source (`scan`), then admission opens and entries form behind the no-op. *Ready*: the no-op is committed and
-  dispatched. *Deposed*: in the same turn the source drops its view and its open batch (those requests are LOST);
-  tickets of proposed entries stay and follow the fate of that very entry, (index, term).
+- **Leader change** (`leading`) and **hand-over** (`hand_over`).
 - **Tickets** settle in the turn in which commit passes their entry; what is overdue after 3 s is UNKNOWN.
 - **Room**: admission pauses while too much is uncommitted or undispatched, so that what a new leader has to scan
   stays small.
@@ -22,11 +19,10 @@ import logging
 import math
 import random
 from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import trio
 
-from broker.replication.balance import Balance
 from broker.replication.barriers import Barriers
 from broker.replication.base import (
     NO_LEADER,
@@ -39,10 +35,11 @@ from broker.replication.base import (
     Replies,
     Role,
     RoleEvent,
-    TransferFailed,
     Verdict,
 )
 from broker.replication.forward import Forwarder
+from broker.replication.hand_over import HandOver
+from broker.replication.leading import Leading, Moved, end_of
 from broker.replication.membership import GroupDetail
 from broker.replication.mending import Mending
 from broker.replication.raft_config import GroupConfig, Peer
@@ -50,19 +47,14 @@ from broker.replication.raft_status import ROLES, replica_status
 from broker.replication.raft_storage import open_raft_storage
 from broker.replication.roles import RoleBoard
 from broker.replication.store_view import ReplicatedStore
-from broker.replication.tail import LogTail
 from broker.replication.tickets import TicketTable
-from broker.store.entry import EntryId
 from raft.core import RaftCore
-from raft.core.errors import NotLeader as CoreNotLeader
-from raft.core.errors import Refused
 from raft.core.ready import InstallNeeded, RoleChange
-from raft.core.types import EntryLike, Membership, StorageFault
+from raft.core.types import Membership, StorageFault
 from raft.core.types import Role as CoreRole
 from raft.group import GroupSettings, RaftGroup
 from raft.hard_state import HardStateFile
 from raft.node import RaftNode
-from raft.storage import StorageDamaged
 
 if TYPE_CHECKING:
     from broker.replication.base import EntrySource
@@ -78,8 +70,6 @@ UNCOMMITTED_MAX_BYTES = 16 << 20
 UNDISPATCHED_MAX_BYTES = 8 << 20
 TICKET_DEADLINE_S = 3.0
 SWEEP_S = 0.05
-FLUSH_S = 0.2
-BALANCE_S = 1.0
 IMPAIRED_S = 5.0
 """How long a replica whose disk failed goes on serving before its store is opened anew."""
 
@@ -115,21 +105,16 @@ class RaftReplicator:
         self._nursery: trio.Nursery | None = None
         self._commit = 0
         self._commit_end = 0
-        self._term = 0
-        """Term of the leadership that `_lead` works for; 0: not leading."""
-        self._lead_scope = trio.CancelScope()
-        self._admitting = False
-        self._ready = False
         self._draining = False
         self._hint = NO_LEADER
         self._failure = ""
         self._barriers = Barriers()
         self._next_sweep = 0.0
-        self._moved = trio.Event()
+        self._moved = Moved()
+        self._leading = Leading(self, store, source, self._moved)
         self._mending: Mending | None = None
         self._failed_since = math.inf
-        self._balance = Balance(rng)
-        self._next_balance = 0.0
+        self._hand_over = HandOver(config.group, source, self._leading, self._moved, rng)
         source.attach(self)
 
     # what others see
@@ -140,17 +125,17 @@ class RaftReplicator:
 
     @property
     def is_ready(self) -> bool:
-        return self._ready
+        return self._leading.ready
 
     @property
     def admitting(self) -> bool:
         core = self._core
-        return self._admitting and not self._draining and core is not None and not core.transferring
+        return self._leading.admitting and not self._draining and core is not None and not core.transferring
 
     @property
     def leads(self) -> bool:
         """Leader, perhaps not admitting yet (`ForwardHost`)."""
-        return self._term != 0
+        return self._leading.term != 0
 
     @property
     def has_room(self) -> bool:
@@ -217,7 +202,7 @@ class RaftReplicator:
         await trio.lowlevel.checkpoint()
 
     async def barrier(self) -> int:
-        if not self._ready or self._group is None:
+        if not self._leading.ready or self._group is None:
             raise NotLeader(self._hint)
         index = await self._barriers.wait(self._group)
         if index is None:
@@ -229,34 +214,15 @@ class RaftReplicator:
         group = self._group
         if group is None or not self.leads:
             raise NotLeader(self._hint)
-        await self._flush_source()
-        try:
-            ended = await group.transfer(target)
-        except CoreNotLeader:
-            raise NotLeader(self._hint) from None
-        except Refused as error:
-            raise TransferFailed(str(error)) from error
-        if not ended.done:
-            raise TransferFailed(ended.reason)
-
-    async def _flush_source(self) -> None:
-        """Let an entry form of what only waits for company, before nobody here can form one."""
-        self._source.flush_offsets()
-        self.wake()
-        with trio.move_on_after(FLUSH_S):
-            while self._admitting and self._source.has_work():
-                await self._moved.wait()
+        await self._hand_over.transfer(group, target, self._hint)
 
     async def drain(self) -> None:
         """Stop admitting, wait until everything taken is settled, then hand over if somebody can lead."""
         self._draining = True
-        while self._admitting and (self._tickets or self._source.has_work()):
+        while self._leading.admitting and (self._tickets or self._source.has_work()):
             await self._moved.wait()
-        if self.leads and len(self.replicas.voters) > 1:
-            try:
-                await self.transfer()
-            except (TransferFailed, NotLeader) as error:
-                log.info("leadership was not handed over", extra={"group": self.config.group, "reason": str(error)})
+        if self._group is not None and self.leads and len(self.replicas.voters) > 1:
+            await self._hand_over.leave(self._group, self._hint)
         await trio.lowlevel.checkpoint()
 
     # running
@@ -338,7 +304,7 @@ class RaftReplicator:
 
     def _stop(self, verdict: Verdict) -> None:
         """The group is over in this process: answer everybody."""
-        self._end_leading()
+        self._leading.end()
         self._hint = NO_LEADER
         replies = Replies()
         self._tickets.settle_all(Outcome(verdict), replies)
@@ -346,7 +312,7 @@ class RaftReplicator:
         self.forwarder.stop()
         self._barriers.lost()
         self._board.publish(RoleEvent(Role.FOLLOWER, self._board.present.term, NO_LEADER, False))
-        self._note_moved()
+        self._moved.note()
 
     def _check_alive(self) -> RaftGroup:
         if self._group is None or self._failure:
@@ -359,38 +325,27 @@ class RaftReplicator:
         self._note_commit(core, core.commit)
 
     def form_entries(self) -> None:
-        if not self._admitting:
-            return
-        group, source = self._check_alive(), self._source
-        core = group.core
-        assert core is not None, "a leader has a core"
-        while source.has_work() and group.may_form(full=source.full):
-            last = core.last
-            taken = source.take(EntryId(last.index, last.term, last.crc, last.end), core.commit)
-            if not taken:
-                return
-            group.propose(cast("Sequence[EntryLike]", [entry for entry, _ticket in taken]))
-            deadline = trio.current_time() + TICKET_DEADLINE_S
-            for entry, ticket in taken:
-                if ticket is not None:
-                    self._tickets.add(ticket, entry.index, entry.term, deadline)
+        deadline = trio.current_time() + TICKET_DEADLINE_S
+        for ticket, index, term in self._leading.form_entries(self._check_alive()):
+            self._tickets.add(ticket, index, term, deadline)
 
     def role_changed(self, change: RoleChange) -> None:
         group = self._check_alive()
         leads = change.role is CoreRole.LEADER
-        if self._term and (not leads or change.term != self._term):
-            self._end_leading()
+        if self.leads and (not leads or change.term != self._leading.term):
+            self._leading.end()
         addr = group.members.client_address(change.leader) if change.leader else ""
         self._hint = LeaderHint(change.leader, addr, change.term)
-        if leads and not self._term:
-            self._begin_leading(change.term, change.noop_index)
+        if leads and not self.leads:
+            assert self._nursery is not None, "roles change while the group runs"
+            self._leading.begin(self._nursery, group, change.term, change.noop_index)
         self._publish(change.role, change.term)
         if change.leader:
             self.forwarder.leader_changed()
 
     def _publish(self, role: CoreRole, term: int) -> None:
         before = self._board.present
-        self._board.publish(RoleEvent(ROLES[role], term, self._hint, self._ready))
+        self._board.publish(RoleEvent(ROLES[role], term, self._hint, self._leading.ready))
         present = self._board.present
         if present is not before:
             log.info(
@@ -405,61 +360,11 @@ class RaftReplicator:
                 },
             )
 
-    def _begin_leading(self, term: int, noop_index: int) -> None:
-        assert self._nursery is not None, "roles change while the group runs"
-        self._term = term
-        self._lead_scope = trio.CancelScope()
-        self._nursery.start_soon(self._lead, term, noop_index, self._lead_scope)
+    def began_admitting(self) -> None:
+        self.forwarder.leader_changed()
 
-    async def _lead(self, term: int, noop_index: int, scope: trio.CancelScope) -> None:
-        """From elected to ready."""
-        group = self._check_alive()
-        core = group.core
-        assert core is not None, "a leader has a core"
-        with scope:
-            began = trio.current_time()
-            last = core.last
-            tail = LogTail(group, self._store, last.index)
-            try:
-                await self._source.scan(term, tail)
-            except StorageDamaged:
-                return  # the group's loop stops the core before anything else
-            if self._superseded(term, scope):
-                return
-            last = core.last
-            self._source.begin_term(term, EntryId(last.index, last.term, last.crc, last.end))
-            self._admitting = True
-            self.forwarder.leader_changed()
-            group.wake()
-            await self._store.wait_dispatched(noop_index)
-            if self._superseded(term, scope):
-                return
-            self._ready = True
-            self._publish(CoreRole.LEADER, term)
-            log.info(
-                "leader is ready",
-                extra={
-                    "group": self.config.group,
-                    "node": self.node_id,
-                    "term": term,
-                    "scanned": tail.count,
-                    "took_ms": round((trio.current_time() - began) * 1000, 1),
-                },
-            )
-
-    def _superseded(self, term: int, scope: trio.CancelScope) -> bool:
-        """Deposed while waiting, the cancellation perhaps not delivered yet."""
-        return scope.cancel_called or self._term != term
-
-    def _end_leading(self) -> None:
-        """In the turn that notices: the view and the open batch go, services see it by `is_ready` and `role`."""
-        if not self._term:
-            return
-        self._term = 0
-        self._admitting = self._ready = False
-        self._lead_scope.cancel()
-        self._source.end_term()
-        self._note_moved()
+    def became_ready(self, term: int) -> None:
+        self._publish(CoreRole.LEADER, term)
 
     def committed(self, first: int, last: int) -> None:
         core = self._check_alive().core
@@ -469,7 +374,7 @@ class RaftReplicator:
             replies = Replies()
             self._tickets.committed(last, self._term_at, Outcome(Verdict.OK, self._hint), replies)
             replies.flush()
-        self._note_moved()
+        self._moved.note()
 
     def _note_commit(self, core: RaftCore, last: int) -> None:
         entry = core.entry_id(last)
@@ -494,11 +399,10 @@ class RaftReplicator:
         self._allow_dispatch(core)
 
     def members_changed(self, membership: Membership) -> None:
-        if self._admitting:
+        if self._leading.admitting:
             core = self._check_alive().core
             assert core is not None, "a leader has a core"
-            last = core.last
-            self._source.rebase(EntryId(last.index, last.term, last.crc, last.end))
+            self._source.rebase(end_of(core))
 
     def ticked(self) -> None:
         now = trio.current_time()
@@ -508,17 +412,16 @@ class RaftReplicator:
         self._watch_disk(now)
         self._watch_store()
         self._mender.tick(now)
-        if self._ready and now >= self._next_balance and not self._draining:
-            self._next_balance = now + BALANCE_S
-            self._rebalance(now)
+        if self._leading.ready and not self._draining and self._nursery is not None:
+            self._hand_over.rebalance(self._nursery, self._check_alive(), now, self._hint)
         if self._tickets:
             replies = Replies()
             self._tickets.expire(now, Outcome(Verdict.UNKNOWN, self._hint), replies)
             replies.flush()
         self.forwarder.tick(now)
-        if self._admitting:
+        if self._leading.admitting:
             self.forwarder.leader_changed()  # what was parked while a transfer was tried
-        self._note_moved()
+        self._moved.note()
 
     def _watch_disk(self, now: float) -> None:
         """A disk that failed is final for the open log; for a while this replica still serves what is committed."""
@@ -534,25 +437,6 @@ class RaftReplicator:
         failure = self._store.failure
         if failure is not None and self._log.fault is None:
             raise failure
-
-    def _rebalance(self, now: float) -> None:
-        core = self._check_alive().core
-        target = self._balance.target(core, now) if core is not None else ""
-        if target and self._nursery is not None:
-            self._balance.tried(now)
-            self._nursery.start_soon(self._hand_to, target)
-
-    async def _hand_to(self, target: str) -> None:
-        log.info("handing over to the preferred leader", extra={"group": self.config.group, "target": target})
-        try:
-            await self.transfer(target)
-        except (TransferFailed, NotLeader) as error:
-            log.info("leadership was not handed over", extra={"group": self.config.group, "reason": str(error)})
-
-    def _note_moved(self) -> None:
-        if self._moved.statistics().tasks_waiting:
-            self._moved.set()
-            self._moved = trio.Event()
 
     # links (GroupHost, ForwardHost)
 
@@ -585,7 +469,7 @@ class RaftReplicator:
             self._group.wake()
 
     def core_stopped(self) -> None:
-        self._end_leading()
+        self._leading.end()
         self._hint = NO_LEADER
         self._barriers.lost()
         self._publish(CoreRole.FOLLOWER, self._board.present.term)
