@@ -125,6 +125,8 @@ class BrokerConfig:
         values.delay_levels().parse("messageDelayLevel", DEFAULT_DELAY_LEVELS),
     )
     """Index 0 is level 1."""
+    property_filter: bool = _key("enablePropertyFilter", values.boolean(), True)
+    """Whether SQL92 subscriptions are taken. On, unlike in RocketMQ: what one may cost is bounded here."""
     notify_ids_changed: bool = _key("notifyConsumerIdsChangedEnable", values.boolean(), True)
 
     # --- limits

@@ -39,11 +39,14 @@ class Subscription:
     expression_type: str
     version: int
     filter: TagFilter | None
-    """None: the expression cannot be evaluated here (`problem` says why)."""
+    """None: it is no tag expression (`problem` says what is wrong with it, if anything). SQL92 is compiled by the first
+    pull that needs it, so that a heartbeat full of it costs nothing."""
     problem: str = ""
 
     @classmethod
     def of(cls, topic: str, expression: str, expression_type: str, version: int) -> Subscription:
+        if expression_type == "SQL92":
+            return cls(topic, expression, expression_type, version, None)
         try:
             parsed = parse_tags(expression, expression_type)
         except FilterError as error:

@@ -11,8 +11,9 @@ import logging
 import trio
 
 from broker.config import BrokerConfig
-from broker.filter.tags import FilterError, parse_tags
+from broker.filter.selection import FilterError, parse_filter
 from broker.metadata.clients import ClientTable, Consumer, Link, Producer, Subscription
+from broker.processor.pull_message import check_type, parse_failed
 from broker.processor.request import Client, Refused, Request
 from broker.replication.base import Busy, NotLeader, Replicator
 from broker.replication.intake import Intake
@@ -150,15 +151,11 @@ class ClientProcessor:
         """Code 46: may this client subscribe so?"""
         body = CheckClientRequest.from_json(request.command.body)
         wanted = body.subscription
-        if wanted.expressionType not in ("", "TAG"):
-            raise Refused(
-                ResponseCode.SYSTEM_ERROR,
-                f"The broker does not support consumer to filter message by {wanted.expressionType}: use TAG",
-            )
+        check_type(self._config, wanted.expressionType)
         try:
-            parse_tags(wanted.subString)
+            parse_filter(wanted.subString, wanted.expressionType)
         except FilterError as error:
-            raise Refused(ResponseCode.SUBSCRIPTION_PARSE_FAILED, f"parse the subscription failed: {error}") from None
+            raise parse_failed(error) from None
         return request.success()
 
     async def hello(self, request: Request) -> bytes:

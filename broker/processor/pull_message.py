@@ -11,13 +11,14 @@ clients.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import trio
 
 from broker.config import BrokerConfig
-from broker.filter.tags import FilterError, TagFilter, parse_tags
+from broker.filter.cache import FilterCache
+from broker.filter.selection import FilterError, Selection, SqlFilter
+from broker.filter.tags import TagFilter
 from broker.metadata.clients import ClientTable
 from broker.metadata.group_settings import settings_of
 from broker.metadata.ops import key_of
@@ -32,13 +33,14 @@ from broker.service.hold import HeldPull, HoldTable
 from broker.store.errors import StoreError
 from broker.store.message_store import Found, MessageStore, NeedDisk
 from trimq.wire.codes import ResponseCode
+from trimq.wire.command import encode_response
 from trimq.wire.headers.pull import PullFlag, PullHeader
 from trimq.wire.responses import encode_pull_head
 
 if TYPE_CHECKING:
     from broker.replication.base import ReplyTo
 
-__all__ = ["PullProcessor"]
+__all__ = ["PullProcessor", "check_type", "parse_failed"]
 
 HOLD_MAX_S = 30.0
 """No pull is held longer, whatever the client asks: its own timeout is 30 s."""
@@ -51,7 +53,21 @@ OURS_COUNT_MAX = 1024
 OURS_BYTES_MAX = 1 << 20
 """For clients that said HELLO: one answer may be larger than RocketMQ's 32 messages, 256 KiB."""
 
-_parse = lru_cache(maxsize=4096)(parse_tags)
+
+def check_type(config: BrokerConfig, expression_type: str) -> None:
+    """Raises `Refused` for a kind of filter that this broker does not evaluate."""
+    if expression_type in ("", "TAG") or (expression_type == "SQL92" and config.property_filter):
+        return
+    advice = "set enablePropertyFilter=true, or use TAG" if expression_type == "SQL92" else "use TAG or SQL92"
+    raise Refused(
+        ResponseCode.SYSTEM_ERROR,
+        f"The broker does not support consumer to filter message by {expression_type}: {advice}",
+    )
+
+
+def parse_failed(error: FilterError) -> Refused:
+    """The refusal of an expression."""
+    return Refused(ResponseCode.SUBSCRIPTION_PARSE_FAILED, f"parse the subscription failed: {error}")
 
 
 class PullProcessor:
@@ -80,6 +96,7 @@ class PullProcessor:
         self._holds = holds
         self._disk = disk
         self._counters = counters
+        self._filters = FilterCache()
         self._line: list[tuple[HeldPull, bool]] = []
         self._in_line = trio.Event()
 
@@ -107,6 +124,9 @@ class PullProcessor:
                 f" 0 to {topic.read_queues - 1}",
             )
         wanted = self._filter(header, reply)
+        if not isinstance(wanted, TagFilter | SqlFilter):
+            self._compile_first(request, reply, *wanted)
+            return None
         self._commits.pulled(header, reply)
         now = trio.current_time()
         count, size = self._limits(reply, header)
@@ -145,7 +165,8 @@ class PullProcessor:
                 ResponseCode.NO_PERMISSION, f"consumer group {header.consumer_group} may not consume (consumeEnable)"
             )
 
-    def _filter(self, header: PullHeader, reply: ReplyTo) -> TagFilter:
+    def _filter(self, header: PullHeader, reply: ReplyTo) -> Selection | tuple[str, str]:
+        """What the client wants; as words when that has to be compiled first."""
         if header.sys_flag & PullFlag.SUBSCRIPTION:
             return self._parse(header.subscription, header.expression_type)
         found = self._clients.consumer_group(header.consumer_group)
@@ -175,16 +196,32 @@ class PullProcessor:
             return self._parse(subscription.expression, subscription.expression_type)
         return subscription.filter
 
-    def _parse(self, expression: str, expression_type: str) -> TagFilter:
-        if expression_type not in ("", "TAG"):
-            raise Refused(
-                ResponseCode.SYSTEM_ERROR,
-                f"The broker does not support consumer to filter message by {expression_type}: use TAG",
-            )
+    def _parse(self, expression: str, expression_type: str) -> Selection | tuple[str, str]:
+        check_type(self._config, expression_type)
+        kind = expression_type or "TAG"
         try:
-            return _parse(expression)
+            return self._filters.known(expression, kind) or (expression, kind)
         except FilterError as error:
-            raise Refused(ResponseCode.SUBSCRIPTION_PARSE_FAILED, f"parse the subscription failed: {error}") from None
+            raise parse_failed(error) from None
+
+    def _compile_first(self, request: Typed[PullHeader], reply: ReplyTo, expression: str, kind: str) -> None:
+        """A condition that nobody has used yet: compile it in a turn of its own, then pull."""
+
+        async def work() -> None:
+            try:
+                self._filters.compile(expression, kind)
+                self.pull(request, reply)
+            except FilterError as error:
+                refuse(parse_failed(error))
+            except Refused as refusal:  # what was right a moment ago
+                refuse(refusal)
+
+        def refuse(why: Refused) -> None:
+            reply.send(encode_response(request.opaque, request.serialize, why.code, why.ext, why.remark))
+
+        if not self._disk.offer(work, len(expression)):
+            busy = "[OVERLOAD]too many new filters at once: try again in a second"
+            refuse(Refused(ResponseCode.SYSTEM_BUSY, busy))
 
     def _may_broadcast(self, group: str) -> bool:
         info = self._state.groups.get(group)
@@ -215,7 +252,9 @@ class PullProcessor:
         if not low <= pull.scanned < end:
             self._outside(pull, low, end, may_hold)
             return
-        found = self._store.get(pull.key, pull.scanned, pull.max_count, pull.max_bytes, pull.filter.codes)
+        found = self._store.get(
+            pull.key, pull.scanned, pull.max_count, pull.max_bytes, pull.filter.codes, pull.filter.test
+        )
         if isinstance(found, NeedDisk):
             self._from_disk(pull, may_hold)
         else:
@@ -251,7 +290,9 @@ class PullProcessor:
             if client_of(pull.reply) is None:
                 count, size = min(count, self._config.cold_count), min(size, self._config.cold_bytes)
             try:
-                found = await self._store.get_from_disk(pull.key, pull.scanned, count, size, pull.filter.codes)
+                found = await self._store.get_from_disk(
+                    pull.key, pull.scanned, count, size, pull.filter.codes, pull.filter.test
+                )
             except LookupError:
                 self._outside(pull, *self._bounds(pull.key), False)  # retention was faster
                 return

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from broker.filter.tags import TagFilter
+from broker.filter.selection import Selection
 from broker.replication.base import ReplyTo
 
 __all__ = ["SLOT_S", "HeldPull", "HoldTable"]
@@ -49,7 +49,7 @@ class HeldPull:
         topic: str,
         key: int,
         offset: int,
-        filter: TagFilter,
+        filter: Selection,
         max_count: int,
         max_bytes: int,
         deadline: float,

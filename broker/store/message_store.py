@@ -33,7 +33,7 @@ from .index_segment import IndexDamaged, IndexSegment
 from .install import finish_install
 from .key_index import KEY_DIR, KeyIndex
 from .log_files import STRIP_BYTES
-from .pulls import Found, NeedDisk, Pulls
+from .pulls import Found, NeedDisk, PropertyTest, Pulls
 from .queue_index import QueueIndex
 from .retention import RetentionConfig, SealedSegment, expired
 from .scrub import SCRUB_BYTES_PER_S, scrub
@@ -127,20 +127,33 @@ class MessageStore:
     # -- reads -----------------------------------------------------------------------------------------------------
 
     def get(
-        self, key: int, offset: int, max_count: int, max_bytes: int, wanted: Container[int] | None
+        self,
+        key: int,
+        offset: int,
+        max_count: int,
+        max_bytes: int,
+        wanted: Container[int] | None,
+        test: PropertyTest | None = None,
     ) -> Found | NeedDisk:
-        """Messages of a queue from memory; `NeedDisk` when some of it is not there. `wanted`: tags codes, None all."""
-        return self._pulls.get(key, offset, max_count, max_bytes, wanted)
+        """Messages of a queue from memory; `NeedDisk` when some of it is not there. `wanted`: tags codes, None all;
+        `test`: of the properties of each message, in place of `wanted`."""
+        return self._pulls.get(key, offset, max_count, max_bytes, wanted, test)
 
     async def get_from_disk(
-        self, key: int, offset: int, max_count: int, max_bytes: int, wanted: Container[int] | None
+        self,
+        key: int,
+        offset: int,
+        max_count: int,
+        max_bytes: int,
+        wanted: Container[int] | None,
+        test: PropertyTest | None = None,
     ) -> Found:
         """The same from wherever it is. Raises `OSError`; damage is one (EIO), the replica knows of it by then."""
         try:
-            return await self._pulls.get_from_disk(key, offset, max_count, max_bytes, wanted)
+            return await self._pulls.get_from_disk(key, offset, max_count, max_bytes, wanted, test)
         except IndexDamaged as error:
             await self._mend_as_os_error(error)
-            return await self._pulls.get_from_disk(key, offset, max_count, max_bytes, wanted)
+            return await self._pulls.get_from_disk(key, offset, max_count, max_bytes, wanted, test)
 
     async def read_record(self, position: int) -> bytes:
         """The record that starts at a log position. Raises `StoreError` when none does, `OSError`."""

@@ -145,6 +145,8 @@ class User:
         commit: int = -1,
         count: int = 32,
         own: bool = True,
+        kind: str = "TAG",
+        version: int = 0,
     ) -> Command:
         flag = PullFlag.SUBSCRIPTION if own else 0
         flag |= PullFlag.SUSPEND if hold_ms else 0
@@ -159,16 +161,22 @@ class User:
             commit_offset=max(commit, 0),
             suspend_timeout_millis=hold_ms,
             subscription=tags if own else "",
+            expression_type=kind,
+            sub_version=version,
         )
         return await self.ask(RequestCode.PULL_MESSAGE, header.to_ext())
 
-    async def heartbeat(self, client_id: str, group: str, topics: dict[str, str], *, version: int = 1) -> Command:
+    async def heartbeat(
+        self, client_id: str, group: str, topics: dict[str, str], *, version: int = 1, kind: str = "TAG"
+    ) -> Command:
         data = HeartbeatData(
             clientID=client_id,
             consumerDataSet=[
                 ConsumerData(
                     groupName=group,
-                    subscriptionDataSet=[SubscriptionData.of(topic, text, version) for topic, text in topics.items()],
+                    subscriptionDataSet=[
+                        SubscriptionData.of(topic, text, version, kind) for topic, text in topics.items()
+                    ],
                 )
             ],
         )

@@ -127,6 +127,8 @@ def test_unregister_names_the_group_that_changed() -> None:
 
 
 def test_an_expression_that_cannot_be_evaluated_is_kept_with_its_problem() -> None:
-    subscription = Subscription.of("T", "a > 1", "SQL92", 1)
+    subscription = Subscription.of("T", "||", "TAG", 1)
     assert subscription.filter is None
-    assert "SQL92" in subscription.problem
+    assert "names no tag" in subscription.problem
+    later = Subscription.of("T", "a > 1", "SQL92", 1)
+    assert (later.filter, later.problem) == (None, ""), "compiled by the first pull"

@@ -44,6 +44,7 @@ __all__ = [
     "body_crc",
     "iter_records",
     "pack_record",
+    "properties_of",
     "record_size",
     "unpack_record",
     "unpack_records",
@@ -269,6 +270,23 @@ def _tail(buf: Buffer, at: int, size: int, magic: int, topic_word_at: int) -> tu
     if props_at + props_len != end:
         raise RecordError(f"record at {at}: lengths add up to {props_at + props_len - at}, not to its {size} bytes")
     return topic_at, props_at
+
+
+def properties_of(buf: Buffer, at: int = 0) -> bytes:
+    """The property string of the record that begins at `at`, and nothing else of it. Raises `RecordError`."""
+    if len(buf) - at < MIN_RECORD_BYTES:
+        raise RecordError(f"{len(buf) - at} bytes at {at} are too few for a record")
+    size, magic, *_, sys_flag, _store_ms, _reconsume, body_len = _HEAD.unpack_from(buf, at)
+    topic_word_at = at + _FIXED_BYTES + body_len
+    if sys_flag & HOST_MASK:
+        body_len_at = _ANY_HOSTS[sys_flag & HOST_MASK].size - 4
+        if len(buf) - at < body_len_at + 4:
+            raise RecordError(f"{len(buf) - at} bytes at {at} are too few for a record with IPv6 hosts")
+        topic_word_at = at + body_len_at + 4 + int.from_bytes(buf[at + body_len_at : at + body_len_at + 4], "big")
+    if size > len(buf) - at or topic_word_at + 2 > len(buf):
+        raise RecordError(f"record of {size} bytes at {at}, but only {len(buf) - at} are there")
+    _, props_at = _tail(buf, at, size, magic, topic_word_at)
+    return bytes(buf[props_at : at + size])
 
 
 def unpack_records(buf: Buffer, *, check_body: bool = True) -> list[Record]:
