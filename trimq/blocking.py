@@ -324,9 +324,10 @@ class PullConsumer:
         until: datetime | None = None,
         follow: bool = False,
         filter: Filter = EVERYTHING,
+        key: str | None = None,
     ) -> Iterator[AsyncReceived]:
         """Every message of a topic from `start` on."""
-        messages = self._consumer.iterate(topic, start=start, until=until, follow=follow, filter=filter)
+        messages = self._consumer.iterate(topic, start=start, until=until, follow=follow, filter=filter, key=key)
 
         async def following() -> AsyncReceived | None:
             try:

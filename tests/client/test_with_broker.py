@@ -408,8 +408,55 @@ def test_a_filter_that_the_broker_cannot_evaluate_is_refused_at_once(backend: st
         async with trimq.connect(namesrv) as mq:
             await mq.send(topic, b"x")
             with pytest.raises(trimq.errors.BadRequest, match="does not accept the filter"):
-                async with mq.subscribe(topic, group=fresh("g"), filter=trimq.Sql("price > 10")):
+                async with mq.subscribe(topic, group=fresh("g"), filter=trimq.Sql("price > 10 AND")):
                     pass
+
+    run(backend, body)
+
+
+@BACKENDS
+def test_a_condition_over_properties_selects_what_is_delivered(backend: str, namesrv: str, fresh: Names) -> None:
+    async def body() -> None:
+        topic = fresh("t")
+        async with (
+            trimq.connect(namesrv) as mq,
+            mq.subscribe(topic, group=fresh("g"), filter=trimq.Sql("price > 10 AND colour IN ('red')")) as consumer,
+        ):
+            for price, colour in ((5, "red"), (11, "blue"), (12, "red"), (13, "red")):
+                await mq.send(topic, b"%d" % price, properties={"price": str(price), "colour": colour})
+            got = []
+            async for message in consumer:
+                async with message:
+                    got.append(message.body)
+                if len(got) == 2:
+                    break
+        assert sorted(got) == [b"12", b"13"]
+
+    run(backend, body)
+
+
+@BACKENDS
+def test_a_replay_of_one_key_within_a_window_of_time(backend: str, namesrv: str, fresh: Names) -> None:
+    async def body() -> None:
+        topic = fresh("t")
+        async with trimq.connect(namesrv) as mq, mq.pull() as reader:
+            end = datetime.now(UTC)
+            for number in range(12):
+                keys = ["it's", "k"] if number % 3 == 0 else ["k"]
+                receipt = await mq.send(topic, b"%d" % number, keys=keys, tag="even" if number % 2 == 0 else "odd")
+                if number == 8:
+                    stored = await reader.read(receipt.queue, receipt.offset, max=1)
+                    end = stored.messages[0].stored_at + timedelta(milliseconds=1)
+                    await anyio.sleep(0.005)
+            await until_stored(reader, topic, 12)
+            every = [m.body async for m in reader.iterate(topic, key="it's")]
+            window = [m.body async for m in reader.iterate(topic, key="it's", until=end)]
+            even = [m.body async for m in reader.iterate(topic, key="it's", filter=trimq.Tag("even"))]
+            none = [m.body async for m in reader.iterate(topic, key="it")]
+        assert every == [b"0", b"3", b"6", b"9"]
+        assert window == [b"0", b"3", b"6"]
+        assert even == [b"0", b"6"]
+        assert none == []
 
     run(backend, body)
 

@@ -23,6 +23,8 @@ __all__ = ["command"]
 @namesrv_option
 @click.option("-g", "--group", help="Consumer group: messages are shared in it and its progress is kept.")
 @click.option("-t", "--tag", default="*", help="Only these tags, as in 'paid || sent'.")
+@click.option("--sql", help='Only what this SQL92 condition over properties wants, as in "price > 10".')
+@click.option("--key", help="Only messages with this business key (without a group only).")
 @click.option(
     "--from",
     "start",
@@ -30,6 +32,7 @@ __all__ = ["command"]
     metavar="first|last|TIME",
     help="Where to begin; TIME as 2031-05-01T12:00. Default: first; with a new group: last.",
 )
+@click.option("--until", metavar="TIME", help="Stop at messages stored at or after TIME (without a group only).")
 @click.option("--count", type=click.IntRange(1), help="Stop after so many messages.")
 @click.option("--seconds", type=click.FloatRange(0.0), help="Stop after so many seconds.")
 @click.option("--no-follow", is_flag=True, help="Stop at the end (without a group only).")
@@ -39,7 +42,10 @@ def command(
     namesrv: str,
     group: str | None,
     tag: str,
+    sql: str | None,
+    key: str | None,
     start: str | None,
+    until: str | None,
     count: int | None,
     seconds: float | None,
     no_follow: bool,
@@ -52,9 +58,14 @@ def command(
     """
     if group and no_follow:
         fail("--no-follow reads without a group: a group always waits for more", 2)
+    if group and (key or until):
+        fail("--key and --until read without a group", 2)
+    if sql and tag != "*":
+        fail("--sql and --tag exclude each other: write TAGS = 'paid' in the condition", 2)
     if group and start not in (None, "first", "last"):
         fail("--from TIME reads without a group; with one it is first or last", 2)
-    run_async(partial(_consume, topic, namesrv, group, tag, start, count, seconds, not no_follow, as_json))
+    follow = not no_follow and not until
+    run_async(partial(_consume, topic, namesrv, group, tag, sql, key, start, until, count, seconds, follow, as_json))
 
 
 async def _consume(
@@ -62,7 +73,10 @@ async def _consume(
     namesrv: str,
     group: str | None,
     tag: str,
+    sql: str | None,
+    key: str | None,
     start: str | None,
+    until: str | None,
     count: int | None,
     seconds: float | None,
     follow: bool,
@@ -74,12 +88,13 @@ async def _consume(
 
     import trimq
 
+    wanted: trimq.Tag | trimq.Sql = trimq.Sql(sql) if sql else trimq.Tag(tag)
     left = math.inf if count is None else count
     with trio.move_on_after(math.inf if seconds is None else seconds):
         async with trimq.connect(namesrv) as mq:
             if group:
                 begin = trimq.Start(start or "last")
-                async with mq.subscribe(topic, group=group, filter=trimq.Tag(tag), start=begin) as consumer:
+                async with mq.subscribe(topic, group=group, filter=wanted, start=begin) as consumer:
                     async for message in consumer:
                         async with message:
                             _print(message, as_json)
@@ -87,11 +102,11 @@ async def _consume(
                         if left <= 0:
                             break
             else:
-                wanted = trimq.Tag(tag).names
+                end = _time(until, "--until") if until else None
                 async with mq.pull() as reader:
-                    async for message in reader.iterate(topic, start=_position(start), follow=follow):
-                        if wanted and message.tag not in wanted:
-                            continue
+                    async for message in reader.iterate(
+                        topic, start=_position(start), until=end, follow=follow, filter=wanted, key=key
+                    ):
                         _print(message, as_json)
                         left -= 1
                         if left <= 0:
@@ -103,10 +118,14 @@ def _position(text: str | None) -> trimq.Start | datetime:
 
     if text in (None, "first", "last"):
         return trimq.Start(text or "first")
+    return _time(text or "", "--from")
+
+
+def _time(text: str, option: str) -> datetime:
     try:
-        return datetime.fromisoformat(text or "")
+        return datetime.fromisoformat(text)
     except ValueError:
-        fail(f"--from {text}: first, last, or a time like 2031-05-01T12:00 is needed", 2)
+        fail(f"{option} {text}: a time like 2031-05-01T12:00 is needed", 2)
 
 
 def _print(message: trimq.Received, as_json: bool) -> None:

@@ -109,17 +109,20 @@ class PullConsumer:
         until: datetime | None = None,
         follow: bool = False,
         filter: Filter = EVERYTHING,
+        key: str | None = None,
     ) -> AsyncIterator[Received]:
         """Every message of a topic from `start` on, in the order of store times across its queues.
 
         Ends at `until`, else at the end that each queue had when the iteration began. With `follow` it never ends and
         messages come as they arrive, without an order across queues; its reading ends with this consumer's block.
+        `key`: only messages with this business key; brokers that evaluate SQL92 send no others.
         """
         if follow:
             if until is not None:
                 raise BadRequest("follow and until contradict each other")
-            return Following(PullConsumer(self._instance, self.group, self._tasks), topic, start, filter)
-        return Replay(self, self._api, topic, start, until, filter)
+            consumer = PullConsumer(self._instance, self.group, self._tasks)
+            return Following(consumer, self._api, topic, start, filter, key)
+        return Replay(self, self._api, topic, start, until, filter, key)
 
     # Assigned queues
 
