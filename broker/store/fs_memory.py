@@ -375,11 +375,7 @@ class MemoryFileSystem:
             if fault.hit(kind, path):
                 delay += fault.stall_s
                 error = error or fault.errno
-        with trio.CancelScope(shield=durable):  # once begun it is finished, as in a thread
-            if delay:
-                await trio.sleep(delay)
-            else:
-                await trio.lowlevel.cancel_shielded_checkpoint()
+        await self._take(delay, shielded=durable)
         self._alive()
         if error:
             raise OSError(error, f"injected: {kind} {path}")
@@ -387,6 +383,14 @@ class MemoryFileSystem:
             self.durable_calls += 1
             if self.durable_calls == self.power_cut_at:
                 self.off = True  # in the middle of this call: its change is left pending, `crash` decides
+
+    async def _take(self, seconds: float, *, shielded: bool) -> None:
+        """Let a call last so long; what changes the disk is finished once it has begun, as in a thread."""
+        if not seconds:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return
+        with trio.CancelScope(shield=shielded):
+            await trio.sleep(seconds)
 
     def _alive(self) -> None:
         if self.off:

@@ -8,16 +8,16 @@ power is silence until it is back, and then a reset. Writes may arrive in pieces
 
 from __future__ import annotations
 
-import heapq
 import math
 import random
 import zlib
 from collections.abc import Iterable
 from enum import Enum
+from functools import partial
 
 import trio
 
-from tests.sim.deterministic import Trace
+from tests.sim.deterministic import Trace, VirtualClock
 from trimq.env import Stream, StreamHandler, TaskStatus
 
 __all__ = ["HostNetwork", "SimNetwork", "SimStream"]
@@ -48,11 +48,11 @@ class _Pipe:
         self.held: list[tuple[_Kind, bytes]] = []
         self.holds = 0
         self.other: _Pipe = self
-        self.changed = trio.Event()
+        self.waiting = trio.lowlevel.ParkingLot()
 
     def poke(self) -> None:
-        self.changed.set()
-        self.changed = trio.Event()
+        if self.waiting:
+            self.waiting.unpark_all()
 
 
 class SimStream:
@@ -64,8 +64,9 @@ class SimStream:
         self.local, self.peer = local, peer
 
     async def receive_some(self, max_bytes: int) -> bytes:
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
         pipe = self._in
+        waited = False
         while True:
             if self._closed:
                 raise trio.ClosedResourceError
@@ -73,12 +74,17 @@ class SimStream:
                 data = bytes(pipe.arrived[:max_bytes])
                 del pipe.arrived[:max_bytes]
                 pipe.poke()
-                return data
+                break
             if pipe.reset:
                 raise ConnectionResetError("connection reset by peer")
             if pipe.ended:
-                return b""
-            await pipe.changed.wait()
+                data = b""
+                break
+            waited = True
+            await pipe.waiting.park()
+        if not waited:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        return data
 
     async def send_all(self, data: bytes) -> None:
         await trio.lowlevel.checkpoint()
@@ -91,7 +97,7 @@ class SimStream:
                 raise BrokenPipeError("connection lost")
             room = WINDOW_BYTES - pipe.under_way - len(pipe.arrived)
             if room <= 0:
-                await pipe.changed.wait()
+                await pipe.waiting.park()
                 continue
             self._net.transmit(pipe, bytes(view[:room]))
             view = view[room:]
@@ -160,10 +166,12 @@ class HostNetwork:
 
 
 class SimNetwork:
-    """All hosts and links. One task (`run`) delivers everything that is under way."""
+    """All hosts and links. What is under way is in the clock's heap."""
 
-    def __init__(self, rng: random.Random, trace: Trace, *, latency_ms: float, jitter_ms: float) -> None:
-        self.rng, self.trace = rng, trace
+    def __init__(
+        self, clock: VirtualClock, rng: random.Random, trace: Trace, *, latency_ms: float, jitter_ms: float
+    ) -> None:
+        self.clock, self.rng, self.trace = clock, rng, trace
         self.latency_s, self.jitter_s = latency_ms / 1000, jitter_ms / 1000
         self.listeners: dict[tuple[str, int], trio.MemorySendChannel[SimStream]] = {}
         self.pipes: list[_Pipe] = []
@@ -175,9 +183,6 @@ class SimNetwork:
         self._cuts: set[tuple[str, str]] = set()
         self._dark: set[str] = set()
         self._hosts: dict[str, HostNetwork] = {}
-        self._heap: list[tuple[float, int, _Pipe, _Kind, bytes]] = []
-        self._serial = 0
-        self._wake = trio.Event()
 
     # -- what hosts and faults ask --------------------------------------------------------------------------------
 
@@ -235,29 +240,14 @@ class SimNetwork:
         if not pipe.reset:
             self._schedule(pipe, _Kind.END, b"")
 
-    async def run(self) -> None:
-        """Deliver until cancelled."""
-        heap = self._heap
-        while True:
-            self._wake = trio.Event()
-            with trio.move_on_at(heap[0][0] if heap else math.inf):
-                await self._wake.wait()
-            now = trio.current_time()
-            while heap and heap[0][0] <= now:
-                _, serial, pipe, kind, data = heapq.heappop(heap)
-                self._deliver(pipe, kind, data, serial)
-
     def _schedule(self, pipe: _Pipe, kind: _Kind, data: bytes) -> None:
-        pipe.arrives_at = max(pipe.arrives_at, trio.current_time() + self.latency(pipe.source, pipe.target))
+        pipe.arrives_at = max(pipe.arrives_at, self.clock.now + self.latency(pipe.source, pipe.target))
         self._push(pipe.arrives_at, pipe, kind, data)
 
     def _push(self, at: float, pipe: _Pipe, kind: _Kind, data: bytes) -> None:
-        self._serial += 1
-        heapq.heappush(self._heap, (at, self._serial, pipe, kind, data))
-        if self._heap[0][1] == self._serial:
-            self._wake.set()
+        self.clock.at(at, partial(self._deliver, pipe, kind, data))
 
-    def _deliver(self, pipe: _Pipe, kind: _Kind, data: bytes, serial: int) -> None:
+    def _deliver(self, pipe: _Pipe, kind: _Kind, data: bytes) -> None:
         if pipe.reset:
             return
         if kind is _Kind.GIVE_UP:
@@ -269,7 +259,7 @@ class SimNetwork:
         if pipe.held or not self.reaches(pipe.source, pipe.target):
             if not pipe.held:
                 pipe.holds += 1
-                self._push(trio.current_time() + DEAD_AFTER_S, pipe, _Kind.GIVE_UP, pipe.holds.to_bytes(8, "big"))
+                self._push(self.clock.now + DEAD_AFTER_S, pipe, _Kind.GIVE_UP, pipe.holds.to_bytes(8, "big"))
             pipe.held.append((kind, data))
             return
         self.trace("net", pipe.source, pipe.target, kind.value, len(data), zlib.crc32(data))
@@ -302,7 +292,7 @@ class SimNetwork:
         for pipe in self.pipes:
             if pipe.held and self.reaches(pipe.source, pipe.target):
                 held, pipe.held = pipe.held, []
-                at = trio.current_time() + self.rng.uniform(0.01, 0.4)
+                at = self.clock.now + self.rng.uniform(0.01, 0.4)
                 for kind, data in held:
                     at = max(at, pipe.arrives_at)
                     self._push(at, pipe, kind, data)

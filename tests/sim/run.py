@@ -12,7 +12,7 @@ import trio
 
 from broker.store.entry import Entry
 from raft.core import RaftCore
-from tests.sim.deterministic import Trace, run_deterministic
+from tests.sim.deterministic import Trace, VirtualClock, run_deterministic
 from tests.sim.nemesis import Nemesis
 from tests.sim.oracle import Oracle, SafetyViolation, observed
 from tests.sim.plan import Plan
@@ -93,17 +93,17 @@ class _Run:
     ) -> None:
         self.plan, self.trace, self.oracle, self.result, self.prepare = plan, trace, oracle, result, prepare
 
-    async def main(self) -> None:
+    async def main(self, clock: VirtualClock) -> None:
         begun = trio.current_time()
         try:
             with trio.fail_after(self.plan.fault_s + LIMIT_S):
-                await self._all()
+                await self._all(clock)
         finally:
             self.result.seconds = trio.current_time() - begun
 
-    async def _all(self) -> None:
+    async def _all(self, clock: VirtualClock) -> None:
         async with trio.open_nursery() as nursery:
-            world = World(self.plan, self.trace, self.oracle, nursery)
+            world = World(clock, self.plan, self.trace, self.oracle, nursery)
             if self.prepare is not None:
                 self.prepare(world)
             await world.start()

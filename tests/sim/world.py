@@ -22,7 +22,7 @@ from broker.store.fs_memory import MemoryFileSystem
 from namesrv.config import NamesrvConfig
 from namesrv.server import serve_namesrv
 from raft.core import Role, VoteReply
-from tests.sim.deterministic import Trace
+from tests.sim.deterministic import Trace, VirtualClock, wait_s
 from tests.sim.net import HostNetwork, SimNetwork
 from tests.sim.oracle import Oracle
 from tests.sim.plan import Plan
@@ -50,6 +50,20 @@ class SimClock:
         return START_MS + int(trio.current_time() * self._rate)
 
 
+class SimDisk(MemoryFileSystem):
+    """A disk whose calls last on the simulation's clock."""
+
+    def __init__(self, clock: VirtualClock, rng: random.Random, *, latency_s: float, jitter_s: float) -> None:
+        super().__init__(rng, latency_s=latency_s, jitter_s=jitter_s)
+        self._clock = clock
+
+    async def _take(self, seconds: float, *, shielded: bool) -> None:
+        if shielded and seconds:
+            await wait_s(self._clock, seconds)
+        else:
+            await super()._take(seconds, shielded=shielded)
+
+
 class Node:
     """One machine: one broker process with a replica of every group."""
 
@@ -67,8 +81,8 @@ class Node:
         self._down.set()
         plan = world.plan
         self.disks = {
-            group: MemoryFileSystem(
-                random.Random(f"{plan.seed}/{self.name}/{group}/disk"),
+            group: SimDisk(
+                world.clock, random.Random(f"{plan.seed}/{self.name}/{group}/disk"),
                 latency_s=plan.disk_ms / 1000,
                 jitter_s=plan.disk_jitter_ms / 1000,
             )
@@ -188,18 +202,20 @@ class Node:
 class World:
     """Everything there is in one run."""
 
-    def __init__(self, plan: Plan, trace: Trace, oracle: Oracle, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, clock: VirtualClock, plan: Plan, trace: Trace, oracle: Oracle, nursery: trio.Nursery
+    ) -> None:
+        self.clock = clock
         self.plan, self.trace, self.oracle, self.nursery = plan, trace, oracle, nursery
         self.groups = [f"broker-{chr(ord('a') + n)}" for n in range(plan.groups)]
         self.net = SimNetwork(
-            random.Random(f"{plan.seed}/net"), trace, latency_ms=plan.latency_ms, jitter_ms=plan.jitter_ms
+            clock, random.Random(f"{plan.seed}/net"), trace, latency_ms=plan.latency_ms, jitter_ms=plan.jitter_ms
         )
         self.nodes = [Node(self, n) for n in range(NODES)]
         self.failures: list[str] = []
         self.kills = 0
 
     async def start(self) -> None:
-        self.nursery.start_soon(self.net.run)
         namesrv = self.net.boot(NAMESRV_IP)
         config = NamesrvConfig(bind_address=NAMESRV_IP)
         await self.nursery.start(serve_namesrv, config, namesrv)
