@@ -6,8 +6,12 @@ runs the same seed in two processes with different hash seeds, so a release of T
 
 **Quick.** Time is a number that moves when nothing can run (`VirtualClock`): no thread, socket or file may be inside.
 What the simulated disk and network do later, and every `trio.sleep`, is an entry in the clock's own heap instead of a
-cancel scope with a deadline; nothing polls the kernel, and there are no instruments. That is three times quicker than
+cancel scope with a deadline; nothing polls the kernel, and there are no instruments. That is twice as quick as
 `trio.testing.MockClock` and changes nothing that a task can see.
+
+**Hosts.** A task belongs to the host that is set in the context it was started from (`HOST`). The tasks of a paused
+host are not run: what would have woken them has happened when they go on, as with SIGSTOP. A host's clock may be fast
+or slow: its sleeps and its Raft time pass at that rate.
 """
 
 from __future__ import annotations
@@ -17,14 +21,21 @@ import hashlib
 import heapq
 import math
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import trio
 import trio._core._run as trio_run  # private: the only place in the tree that touches it
 
-__all__ = ["Trace", "VirtualClock", "run_deterministic", "wait_s"]
+import raft.node
+
+__all__ = ["HOST", "Trace", "VirtualClock", "run_deterministic", "wait_s"]
+
+HOST: ContextVar[str] = ContextVar("HOST", default="")
+"""Where a task runs; "" is nowhere in particular, and never paused."""
 
 
 class Trace:
@@ -47,14 +58,58 @@ class Trace:
         return self._hash.hexdigest()
 
 
+class _RunQueue(deque[Any]):
+    """Trio's queue of runnable tasks, without those of paused hosts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.paused: set[str] = set()  # membership only
+        self._held: list[tuple[str, Any]] = []
+
+    def append(self, task: Any) -> None:
+        if self.paused:
+            host = task.context.get(HOST, "")
+            if host in self.paused:
+                self._held.append((host, task))
+                return
+        super().append(task)
+
+    def resume(self, host: str) -> None:
+        self.paused.discard(host)
+        held, self._held = self._held, []
+        for where, task in held:
+            if where == host:
+                super().append(task)
+            else:
+                self._held.append((where, task))
+
+
 class VirtualClock(trio.abc.Clock):
     """Time that stands still while a task can run, and then jumps to whatever comes next."""
 
     def __init__(self) -> None:
         self.now = 0.0
         self.over = False
+        self.rates: dict[str, float] = {}
+        """How fast a host's monotonic clock runs; 1.0 when it is not in here."""
+        self.runq: _RunQueue = _RunQueue()
         self._heap: list[tuple[float, int, Callable[[], object]]] = []
         self._serial = 0
+
+    def pause(self, host: str) -> None:
+        """Run none of the host's tasks until `resume`."""
+        self.runq.paused.add(host)
+
+    def resume(self, host: str) -> None:
+        self.runq.resume(host)
+
+    def rate(self) -> float:
+        """Of the host whose task asks."""
+        return self.rates.get(HOST.get(), 1.0) if self.rates else 1.0
+
+    def now_ms(self) -> int:
+        """Raft's reading of the monotonic clock on the host that asks."""
+        return int(self.now * self.rate() * 1000)
 
     def at(self, when: float, call: Callable[[], object]) -> None:
         """Call `call` when nothing can run and it is `when`; equal times in the order of asking."""
@@ -112,7 +167,7 @@ def _sleepers(clock: VirtualClock) -> dict[str, Any]:
             return trio.lowlevel.Abort.SUCCEEDED
 
         if deadline < math.inf:
-            clock.at(deadline, wake)
+            clock.at(clock.now + (deadline - clock.now) / clock.rate() if clock.rates else deadline, wake)
         await trio.lowlevel.wait_task_rescheduled(abort)
 
     async def sleep(seconds: float) -> None:
@@ -161,6 +216,8 @@ def _switched(seed: int, clock: VirtualClock) -> Iterator[None]:
     saved = [(where, {name: where[name] for name in names}) for where, names in ours]
     for where, names in ours:
         where.update(names)
+    now_ms = vars(raft.node.RaftNode)["now_ms"]
+    raft.node.RaftNode.now_ms = staticmethod(clock.now_ms)  # type: ignore[method-assign]
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()  # finalisers would run at moments that depend on what ran before
@@ -169,6 +226,7 @@ def _switched(seed: int, clock: VirtualClock) -> Iterator[None]:
     finally:
         if collecting:
             gc.enable()
+        raft.node.RaftNode.now_ms = now_ms  # type: ignore[method-assign]
         for where, names in saved:
             where.update(names)
 
@@ -179,6 +237,8 @@ def run_deterministic(main: Callable[[VirtualClock], Awaitable[None]], seed: int
 
     async def run() -> None:
         runner = trio_run.GLOBAL_RUN_CONTEXT.runner
+        clock.runq.extend(runner.runq)
+        runner.runq = clock.runq
         runner.instruments = {}  # type: ignore[assignment]  # a plain dict: asked five times a step
         polling = runner.io_manager
         runner.io_manager = _NoPolling(polling)  # type: ignore[assignment]

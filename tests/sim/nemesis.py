@@ -1,17 +1,23 @@
-"""The one who breaks things: draws faults from the plan until its time is over, then heals everything."""
+"""The one who breaks things: draws faults from the plan until its time is over, then heals everything.
+
+Each fault undoes itself after a while; `heal` undoes what is left. Faults may overlap, except where the promise would
+not hold any more: the disks of one node only rot, and a full or failing disk is one node's at a time per group.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 import trio
 
 from broker.replication.base import ReplicatorError
-from tests.sim.world import Node, World
+from tests.sim.world import CLIENT_IP, Node, World
 
 __all__ = ["Nemesis"]
+
+LASTS_S = (0.2, 1.0, 3.0)
 
 
 class Nemesis:
@@ -21,17 +27,32 @@ class Nemesis:
         self.world = world
         self.rng = random.Random(f"{world.plan.seed}/nemesis")
         self.done: list[str] = []
+        self._reached = world.oracle.reached
         self._actions: dict[str, Callable[[], Awaitable[None]]] = {
             "kill": partial(self._fell, power=False),
             "power": partial(self._fell, power=True),
-            "kill all": partial(self._fell_all, power=False),
-            "power all": partial(self._fell_all, power=True),
+            "kill all": partial(self._fell_many, power=False, count=3),
+            "power all": partial(self._fell_many, power=True, count=3),
+            "kill majority": partial(self._fell_many, power=False, count=2),
+            "stop": self._stop,
+            "rolling": self._rolling,
+            "pause": self._pause,
+            "clock jump": self._clock_jump,
             "isolate": self._isolate,
             "one way": self._one_way,
             "pair": self._pair,
+            "clients cut": self._clients_cut,
+            "flap": self._flap,
             "slow link": self._slow_link,
+            "thin link": self._thin_link,
+            "resets": self._resets,
             "slow disk": self._slow_disk,
-            "sync error": self._sync_error,
+            "hung disk": self._hung_disk,
+            "sync error": partial(self._disk_error, "sync"),
+            "write error": partial(self._disk_error, "write"),
+            "read error": partial(self._disk_error, "pread"),
+            "full disk": self._full_disk,
+            "rot": self._rot,
             "transfer": self._transfer,
         }
 
@@ -43,20 +64,26 @@ class Nemesis:
             await trio.sleep(self.rng.expovariate(1 / plan.fault_every_s) + 0.05)
             if trio.current_time() >= end:
                 break
+            if len(self.done) >= plan.faults_max:
+                await trio.sleep_until(end)
+                break
             fault = self.rng.choice(plan.faults)
             self.world.trace("fault", fault)
             self.done.append(fault)
+            self._reached[fault] += 1
             await self._actions[fault]()
         await self.heal()
 
     async def heal(self) -> None:
         """Links, disks and machines work again."""
-        self.world.trace("heal")
-        self.world.net.heal()
-        for node in self.world.nodes:
+        world = self.world
+        world.trace("heal")
+        world.net.heal()
+        for node in world.nodes:
+            world.clock.resume(node.name)
             for disk in node.disks.values():
                 disk.heal()
-        for node in self.world.nodes:
+        for node in world.nodes:
             await node.start()
 
     # -- machines -------------------------------------------------------------------------------------------------
@@ -79,17 +106,18 @@ class Nemesis:
             await self._down(victim, power=power)
             self.world.nursery.start_soon(self._return, victim, self.rng.uniform(0.1, 3.0))
 
-    async def _fell_all(self, *, power: bool) -> None:
+    async def _fell_many(self, *, power: bool, count: int) -> None:
+        victims = self.rng.sample(self.world.nodes, count)
         async with trio.open_nursery() as falling:
-            for node in self.world.nodes:
+            for node in victims:
                 if node.up:
                     falling.start_soon(partial(self._down, node, power=power))
-        for node in self.world.nodes:
+        for node in victims:
             self.world.nursery.start_soon(self._return, node, self.rng.uniform(0.1, 1.5))
 
     async def _down(self, node: Node, *, power: bool) -> None:
         self.world.kills += 1
-        self.world.oracle.reached["power cut" if power else "kill"] += 1
+        self._reached["power cut" if power else "kill -9"] += 1
         await node.kill(power=power)
 
     async def _return(self, node: Node, after_s: float) -> None:
@@ -97,43 +125,128 @@ class Nemesis:
         self.world.trace("return", node.name)
         await node.start()
 
-    # -- links ----------------------------------------------------------------------------------------------------
-
-    def _later_heal(self) -> None:
-        async def heal() -> None:
-            await trio.sleep(self.rng.choice((0.2, 1.0, 3.0)))
-            self.world.net.heal()
-
-        self.world.oracle.reached["cut"] += 1
-        self.world.nursery.start_soon(heal)
-
-    async def _isolate(self) -> None:
+    async def _stop(self) -> None:
         victim = self._victim()
         if victim is not None:
             self._note(victim.name)
-            for other in self.world.nodes:
-                if other is not victim:
-                    self.world.net.cut(victim.ip, other.ip)
-                    self.world.net.cut(other.ip, victim.ip)
-            self._later_heal()
+            self.world.nursery.start_soon(self._restart, victim)
+
+    async def _restart(self, node: Node) -> None:
+        if await node.stop():
+            self._reached["stopped cleanly"] += 1
+        await trio.sleep(self.rng.uniform(0.05, 1.0))
+        await node.start()
+
+    async def _rolling(self) -> None:
+        """Each machine in turn, the next one when all are well again."""
+
+        async def roll() -> None:
+            for node in self.world.nodes:
+                await self._restart(node)
+                await self.world.until(self._all_lead, 5.0)
+
+        self.world.nursery.start_soon(roll)
+
+    def _all_lead(self) -> bool:
+        return all(self.world.leader(group) is not None for group in self.world.groups)
+
+    async def _pause(self) -> None:
+        victim = self._victim()
+        if victim is None:
+            return
+        self._note(victim.name)
+        self.world.clock.pause(victim.name)
+        lasts = self.rng.choice((0.1, 0.5, 2.0, 6.0))
+
+        async def go_on() -> None:
+            await trio.sleep(lasts)
+            self.world.clock.resume(victim.name)
+
+        self.world.nursery.start_soon(go_on)
+
+    async def _clock_jump(self) -> None:
+        """The wall clock of one machine goes somewhere else, and perhaps comes back."""
+        node = self.rng.choice(self.world.nodes)
+        self._note(node.name)
+        node.clock.jump_ms += self.rng.choice((-3_600_000, -5_000, 5_000, 900_000))
+
+    # -- links ----------------------------------------------------------------------------------------------------
+
+    def _later_mend(self, links: Sequence[tuple[str, str]], lasts: Sequence[float] = LASTS_S) -> None:
+        seconds = self.rng.choice(lasts)
+
+        async def mend() -> None:
+            await trio.sleep(seconds)
+            self.world.net.mend(links)
+
+        self._reached["cut"] += 1
+        self.world.nursery.start_soon(mend)
+
+    def _cut(self, links: Sequence[tuple[str, str]], lasts: Sequence[float] = LASTS_S) -> None:
+        for source, target in links:
+            self.world.net.cut(source, target)
+        self._later_mend(links, lasts)
+
+    async def _isolate(self) -> None:
+        """A minority on its own; at times the clients are on its side."""
+        victim = self._victim()
+        if victim is not None:
+            self._note(victim.name)
+            others = [node.ip for node in self.world.nodes if node is not victim]
+            if self.rng.random() < 0.3:
+                others.append(CLIENT_IP)
+            self._cut([pair for other in others for pair in _both(victim.ip, other)])
 
     async def _one_way(self) -> None:
         source, target = self.rng.sample(self.world.nodes, 2)
         self._note(source.name, target.name)
-        self.world.net.cut(source.ip, target.ip)
-        self._later_heal()
+        self._cut([(source.ip, target.ip)])
 
     async def _pair(self) -> None:
+        """The bridge: two that do not see each other, and a third that sees both."""
         one, other = self.rng.sample(self.world.nodes, 2)
         self._note(one.name, other.name)
-        self.world.net.cut(one.ip, other.ip)
-        self.world.net.cut(other.ip, one.ip)
-        self._later_heal()
+        self._cut(_both(one.ip, other.ip))
+
+    async def _clients_cut(self) -> None:
+        node = self.rng.choice(self.world.nodes)
+        self._note(node.name)
+        self._cut(_both(node.ip, CLIENT_IP), (0.5, 2.0, 20.0))
+
+    async def _flap(self) -> None:
+        victim = self._victim()
+        if victim is None:
+            return
+        links = [pair for other in self.world.nodes if other is not victim for pair in _both(victim.ip, other.ip)]
+        self._note(victim.name)
+        rounds, rng = self.rng.randrange(3, 10), random.Random(self.rng.getrandbits(64))
+
+        async def flap() -> None:
+            for _ in range(rounds):
+                for source, target in links:
+                    self.world.net.cut(source, target)
+                await trio.sleep(rng.uniform(0.05, 0.7))
+                self.world.net.mend(links)
+                await trio.sleep(rng.uniform(0.05, 0.7))
+
+        self._reached["cut"] += 1
+        self.world.nursery.start_soon(flap)
 
     async def _slow_link(self) -> None:
         one, other = self.rng.sample(self.world.nodes, 2)
         self.world.net.slow[one.ip, other.ip] = self.rng.choice((0.02, 0.1, 0.3))
-        self._later_heal()
+        self._later_mend([(one.ip, other.ip)])
+
+    async def _thin_link(self) -> None:
+        one, other = self.rng.sample(self.world.nodes, 2)
+        self.world.net.thin[one.ip, other.ip] = self.rng.choice((2_000.0, 20_000.0))
+        self._later_mend([(one.ip, other.ip)])
+
+    async def _resets(self) -> None:
+        one = self.rng.choice(self.world.nodes)
+        other = self.rng.choice([CLIENT_IP, *(node.ip for node in self.world.nodes if node is not one)])
+        self._note(one.name, other)
+        self.world.net.reset(one.ip, other)
 
     # -- disks ----------------------------------------------------------------------------------------------------
 
@@ -141,16 +254,41 @@ class Nemesis:
         node = self.rng.choice(self.world.nodes)
         self._note(node.name)
         for disk in node.disks.values():
-            disk.stall("sync", self.rng.choice((0.05, 0.3, 2.0)), times=self.rng.choice((1, 5, 20)))
-        self.world.oracle.reached["slow disk"] += 1
+            disk.stall("sync", self.rng.choice((0.05, 0.3)), times=self.rng.choice((1, 5, 20)))
 
-    async def _sync_error(self) -> None:
+    async def _hung_disk(self) -> None:
         node = self._victim()
         if node is not None:
             self._note(node.name)
-            group = self.rng.choice(self.world.groups)
-            node.disks[group].fail("sync", times=1)
-            self.world.oracle.reached["sync error"] += 1
+            for disk in node.disks.values():
+                disk.stall("sync", self.rng.choice((2.0, 8.0)), times=1)
+
+    async def _disk_error(self, kind: str) -> None:
+        node = self._victim()
+        if node is not None:
+            self._note(node.name)
+            node.disks[self.rng.choice(self.world.groups)].fail(kind, times=1)
+
+    async def _full_disk(self) -> None:
+        node = self._victim()
+        if node is None:
+            return
+        self._note(node.name)
+        disk = node.disks[self.rng.choice(self.world.groups)]
+        disk.capacity = disk._used() + self.rng.choice((0, 0, 700, 20_000))
+        lasts = self.rng.choice((0.5, 2.0, 5.0))
+
+        async def room() -> None:
+            await trio.sleep(lasts)
+            disk.capacity = 1 << 40
+
+        self.world.nursery.start_soon(room)
+
+    async def _rot(self) -> None:
+        """Bits flip on the disks of one node; it finds out when it reads them, at the latest when it starts."""
+        node = self.world.nodes[self.world.plan.rotten]
+        disk = node.disks[self.rng.choice(self.world.groups)]
+        self._note(node.name, disk.rot(self.rng))
 
     # -- leadership -----------------------------------------------------------------------------------------------
 
@@ -169,3 +307,7 @@ class Nemesis:
 
     def _note(self, *what: str) -> None:
         self.world.trace("at", *what)
+
+
+def _both(one: str, other: str) -> list[tuple[str, str]]:
+    return [(one, other), (other, one)]

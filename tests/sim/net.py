@@ -24,6 +24,8 @@ __all__ = ["HostNetwork", "SimNetwork", "SimStream"]
 
 WINDOW_BYTES = 256 << 10
 """What a sender may have under way and unread on one connection."""
+YIELD_SHARE = 0.25
+"""How often a send lets others run first, although there is room: a real one always does, and it costs a turn."""
 DEAD_AFTER_S = 15.0
 """A connection whose bytes are not acknowledged for so long is reset, as by TCP_USER_TIMEOUT."""
 
@@ -67,6 +69,7 @@ class SimStream:
         await trio.lowlevel.checkpoint_if_cancelled()
         pipe = self._in
         waited = False
+        data = b""
         while True:
             if self._closed:
                 raise trio.ClosedResourceError
@@ -78,7 +81,6 @@ class SimStream:
             if pipe.reset:
                 raise ConnectionResetError("connection reset by peer")
             if pipe.ended:
-                data = b""
                 break
             waited = True
             await pipe.waiting.park()
@@ -87,7 +89,10 @@ class SimStream:
         return data
 
     async def send_all(self, data: bytes) -> None:
-        await trio.lowlevel.checkpoint()
+        if self._net.rng.random() < YIELD_SHARE:
+            await trio.lowlevel.checkpoint()
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()
         pipe = self._out
         view = memoryview(data)
         while view:
@@ -180,6 +185,8 @@ class SimNetwork:
         """Set when links or hosts come back."""
         self.slow: dict[tuple[str, str], float] = {}
         """Extra seconds a link takes."""
+        self.thin: dict[tuple[str, str], float] = {}
+        """Bytes a second that a link carries; without an entry there is no limit."""
         self._cuts: set[tuple[str, str]] = set()
         self._dark: set[str] = set()
         self._hosts: dict[str, HostNetwork] = {}
@@ -211,11 +218,27 @@ class SimNetwork:
         """Lose everything from `source` to `target`."""
         self._cuts.add((source, target))
 
+    def mend(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """These links work again."""
+        for pair in pairs:
+            self._cuts.discard(pair)
+            self.slow.pop(pair, None)
+            self.thin.pop(pair, None)
+        self._came_back()
+
     def heal(self) -> None:
         """All links work again."""
         self._cuts.clear()
         self.slow.clear()
+        self.thin.clear()
         self._came_back()
+
+    def reset(self, one: str, other: str) -> int:
+        """Break every connection between two hosts; returns how many there were."""
+        broken = [p for p in self.pipes if {p.source, p.target} == {one, other} and not p.reset]
+        for pipe in broken:
+            self._break(pipe)
+        return len(broken) // 2
 
     def reaches(self, source: str, target: str) -> bool:
         return (source, target) not in self._cuts and source not in self._dark and target not in self._dark
@@ -241,7 +264,12 @@ class SimNetwork:
             self._schedule(pipe, _Kind.END, b"")
 
     def _schedule(self, pipe: _Pipe, kind: _Kind, data: bytes) -> None:
-        pipe.arrives_at = max(pipe.arrives_at, self.clock.now + self.latency(pipe.source, pipe.target))
+        arrives = self.clock.now + self.latency(pipe.source, pipe.target)
+        if self.thin:
+            rate = self.thin.get((pipe.source, pipe.target))
+            if rate is not None:  # behind what this connection has under way
+                arrives = max(arrives, pipe.arrives_at + len(data) / rate)
+        pipe.arrives_at = max(pipe.arrives_at, arrives)
         self._push(pipe.arrives_at, pipe, kind, data)
 
     def _push(self, at: float, pipe: _Pipe, kind: _Kind, data: bytes) -> None:
@@ -268,9 +296,15 @@ class SimNetwork:
             pipe.arrived += data
         elif kind is _Kind.END:
             pipe.ended = True
+            if pipe.other.ended or pipe.other.reset:
+                self._forget(pipe)
         else:
             self._break(pipe)
         pipe.poke()
+
+    def _forget(self, pipe: _Pipe) -> None:
+        """Both directions are over: nobody asks for them any more."""
+        self.pipes = [p for p in self.pipes if p is not pipe and p is not pipe.other]
 
     def _break(self, pipe: _Pipe) -> None:
         pipe.reset = True
@@ -299,9 +333,3 @@ class SimNetwork:
                 pipe.arrives_at = at
         self.changed.set()
         self.changed = trio.Event()
-
-
-def pairs(hosts: Iterable[str]) -> list[tuple[str, str]]:
-    """All ordered pairs of different hosts."""
-    known = sorted(hosts)
-    return [(one, other) for one in known for other in known if one != other]

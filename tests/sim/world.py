@@ -7,7 +7,7 @@ crash but not at a real one, and must not be able to save anything. Every life b
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import trio
@@ -18,11 +18,11 @@ from broker.replica import Replica
 from broker.replication.raft_group import RaftReplicator
 from broker.runtime import Broker, StartError, open_broker
 from broker.store.fs import FileSystem
-from broker.store.fs_memory import MemoryFileSystem
 from namesrv.config import NamesrvConfig
 from namesrv.server import serve_namesrv
 from raft.core import Role, VoteReply
-from tests.sim.deterministic import Trace, VirtualClock, wait_s
+from tests.sim.deterministic import HOST, Trace, VirtualClock
+from tests.sim.disk import SimDisk
 from tests.sim.net import HostNetwork, SimNetwork
 from tests.sim.oracle import Oracle
 from tests.sim.plan import Plan
@@ -44,24 +44,11 @@ class SimClock:
     """A wall clock with a rate error. Nothing may depend on its agreeing with anybody's."""
 
     def __init__(self, drift: float = 0.0) -> None:
+        self.jump_ms = 0
         self._rate = 1000 * (1 + drift)
 
     def wall_ms(self) -> int:
-        return START_MS + int(trio.current_time() * self._rate)
-
-
-class SimDisk(MemoryFileSystem):
-    """A disk whose calls last on the simulation's clock."""
-
-    def __init__(self, clock: VirtualClock, rng: random.Random, *, latency_s: float, jitter_s: float) -> None:
-        super().__init__(rng, latency_s=latency_s, jitter_s=jitter_s)
-        self._clock = clock
-
-    async def _take(self, seconds: float, *, shielded: bool) -> None:
-        if shielded and seconds:
-            await wait_s(self._clock, seconds)
-        else:
-            await super()._take(seconds, shielded=shielded)
+        return START_MS + self.jump_ms + int(trio.current_time() * self._rate)
 
 
 class Node:
@@ -73,8 +60,10 @@ class Node:
         self.name = f"n{number}"
         self.ip = f"10.0.0.{number + 1}"
         self.lives = 0
+        self.clock = SimClock(world.plan.drift[number])
         self.broker: Broker | None = None
         self.up = False
+        self.stopping = False
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
         self._down = trio.Event()
@@ -82,16 +71,20 @@ class Node:
         plan = world.plan
         self.disks = {
             group: SimDisk(
-                world.clock, random.Random(f"{plan.seed}/{self.name}/{group}/disk"),
+                world.clock,
+                random.Random(f"{plan.seed}/{self.name}/{group}/disk"),
                 latency_s=plan.disk_ms / 1000,
                 jitter_s=plan.disk_jitter_ms / 1000,
+                segment_bytes=plan.segment_bytes,
             )
             for group in world.groups
         }
 
     def replicas(self) -> list[Replica]:
         """What runs on this machine now."""
-        return list(self.broker.replicas) if self.up and self.broker is not None else []
+        if not self.up or self.stopping or self.broker is None:
+            return []
+        return list(self.broker.replicas)
 
     async def start(self) -> None:
         """Boot, unless somebody else does; the broker opens in the background. Waits for the old life to end."""
@@ -112,6 +105,7 @@ class Node:
         assert self.up
         self.up = False
         self._note_crash()
+        self.world.clock.resume(self.name)  # SIGKILL ends a stopped process too
         self.world.net.kill(self.ip, dark=power)
         for disk in self.disks.values():
             disk.off = True
@@ -125,6 +119,25 @@ class Node:
             disk.heal()
             disk.crash(keep=None if power else 1.0)
         self._down.set()
+
+    async def stop(self) -> bool:
+        """A clean stop (SIGTERM): hand over, flush, leave. False when the machine was down, or died meanwhile."""
+        if not self.up or self.stopping or self.broker is None:
+            return False
+        self.stopping = True
+        life, ended = self.lives, self._ended
+        self._scope.cancel()
+        await ended.wait()
+        self.stopping = False
+        if self.lives != life or not self.up:
+            return False
+        self.up = False
+        self.broker = None
+        self.world.net.kill(self.ip, dark=False)
+        for disk in self.disks.values():
+            disk.crash(keep=1.0)
+        self._down.set()
+        return True
 
     def _note_crash(self) -> None:
         reached = self.world.oracle.reached
@@ -142,8 +155,9 @@ class Node:
 
     async def _run(self, network: HostNetwork) -> None:
         world = self.world
+        HOST.set(self.name)
         env = Env(
-            clock=SimClock(world.plan.drift[self.number]),
+            clock=self.clock,
             network=network,
             open_fs=self._open_fs,
             seed=f"{world.plan.seed}/{self.name}/{self.lives}",
@@ -195,6 +209,9 @@ class Node:
             namesrv=(NAMESRV,),
             store_dir=group,
             segment_bytes=self.world.plan.segment_bytes,
+            reserved_s=self.world.plan.retention_s,
+            heartbeat_ms=self.world.plan.beat_ms,
+            election_ms=self.world.plan.election_ms,
             metrics_port=-1,
         )
 
@@ -202,9 +219,7 @@ class Node:
 class World:
     """Everything there is in one run."""
 
-    def __init__(
-        self, clock: VirtualClock, plan: Plan, trace: Trace, oracle: Oracle, nursery: trio.Nursery
-    ) -> None:
+    def __init__(self, clock: VirtualClock, plan: Plan, trace: Trace, oracle: Oracle, nursery: trio.Nursery) -> None:
         self.clock = clock
         self.plan, self.trace, self.oracle, self.nursery = plan, trace, oracle, nursery
         self.groups = [f"broker-{chr(ord('a') + n)}" for n in range(plan.groups)]
@@ -214,6 +229,10 @@ class World:
         self.nodes = [Node(self, n) for n in range(NODES)]
         self.failures: list[str] = []
         self.kills = 0
+        self._lineages: dict[str, int] = {}
+        clock.rates.update({node.name: rate for node, rate in zip(self.nodes, plan.rates, strict=True) if rate != 1.0})
+        oracle.disk_of = self._disk_of
+        oracle.lineage_of = self.lineage
 
     async def start(self) -> None:
         namesrv = self.net.boot(NAMESRV_IP)
@@ -234,6 +253,30 @@ class World:
                 if replica.config.broker_name == group and replica.ready:
                     found.append((replica.replicator.status().term, node))
         return max(found, key=lambda pair: pair[0])[1] if found else None
+
+    async def until(self, holds: Callable[[], bool], seconds: float) -> bool:
+        """Wait for something to be the case, at most so long; whether it is."""
+        deadline = trio.current_time() + seconds
+        while not holds():
+            if trio.current_time() >= deadline:
+                return False
+            await trio.sleep(0.1)
+        return True
+
+    def lineage(self, group: str) -> int:
+        """Of the group's log; 0 before it is formed."""
+        if not self._lineages.get(group):
+            for node in self.nodes:
+                replica = self.replica(node, group)
+                if replica is not None and replica.store.log.lineage:
+                    self._lineages[group] = replica.store.log.lineage
+        return self._lineages.get(group, 0)
+
+    def _disk_of(self, node: str, lineage: int) -> SimDisk | None:
+        for group in self.groups:
+            if self.lineage(group) == lineage:
+                return self.nodes[int(node[1:])].disks[group]
+        return None
 
     def replica(self, node: Node, group: str) -> Replica | None:
         return next((r for r in node.replicas() if r.config.broker_name == group), None)
