@@ -108,10 +108,10 @@ def _final_reads(history: SimHistory) -> list[str]:
         missing = [offset for offset in range(first, end) if offset not in records]
         if missing:
             found.append(f"gap: {queue} through {node} has nothing at {missing[:5]} of [{first}, {end})")
-        for offset, value in records.items():
-            history_says = history.seen[queue].setdefault(offset, value)
-            if history_says != value:
-                found.append(f"disagree: {queue} offset {offset}: {node} has {value}, a reader saw {history_says}")
+        for offset, here in records.items():
+            before = history.seen[queue].setdefault(offset, here)
+            if before != here:
+                found.append(f"disagree: {queue} offset {offset}: {node} has {here}, a reader saw {before}")
         places = {value: offset for offset, value in records.items()}
         for mine in acknowledged.get(queue, ()):
             told = history.told[mine]

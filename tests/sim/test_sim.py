@@ -13,7 +13,7 @@ from tests.sim.planted import BUGS
 from tests.sim.run import simulate
 from tests.sim.shrink import changes_of, rule_of, shrink
 
-QUICK_SEEDS = range(100, 103)
+QUICK_SEEDS = range(100, 102)
 
 
 def ledger(output: str) -> dict[str, str]:
@@ -36,8 +36,8 @@ def test_a_seed_loses_doubles_and_reorders_nothing(seed: int) -> None:
 
 
 def test_the_same_seed_gives_the_same_trace_in_two_processes_with_different_hash_seeds() -> None:
-    one = run("--seeds", "2", "--first-seed", "7", "--fault-seconds", "3", hash_seed="1")
-    other = run("--seeds", "2", "--first-seed", "7", "--fault-seconds", "3", "--jobs", "2", hash_seed="2")
+    one = run("--seeds", "1", "--first-seed", "7", "--fault-seconds", "3", hash_seed="1")
+    other = run("--seeds", "1", "--first-seed", "7", "--fault-seconds", "3", hash_seed="2")
     assert one.returncode == other.returncode == 0, one.stdout + one.stderr
     assert ledger(one.stdout) == ledger(other.stdout)
     assert one.stdout == other.stdout
