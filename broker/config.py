@@ -7,7 +7,7 @@ have is reported once, by name; keys of RocketMQ's that mean nothing here are ac
 
 Defaults are RocketMQ's unless the field says otherwise. Our own keys are few: `replicationStrategy`,
 `raftHeartbeatMs`, `raftElectionMs`, `raftUnsafeAsyncFlush`, `duplicateWindowSeconds`, `fileReservedSeconds`,
-`metricsPort`, `maxFrameSize`.
+`metricsPort`, `maxFrameSize`, `adminAllowFrom`.
 """
 
 # `_key` wraps `dataclasses.field`, and its defaults are immutable:
@@ -116,6 +116,8 @@ class BrokerConfig:
         "msgTraceTopicName", values.text(r"[%|\w-]{1,127}", "a topic name"), "RMQ_SYS_TRACE_TOPIC"
     )
     permission: int = _key("brokerPermission", values.permission(), 6)
+    admin_allow: tuple[str, ...] = _key("adminAllowFrom", values.networks(), ())
+    """Hosts and networks, besides this machine, that may change configuration or destroy data by request."""
     region_id: str = _key(
         "regionId", values.text(r"[\w.-]{1,64}", "a name of up to 64 letters, digits, . _ -"), "DefaultRegion"
     )

@@ -6,6 +6,7 @@ drift apart. All of them are pure; the files they come from are read by `broker.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ __all__ = [
     "delay_levels",
     "hours",
     "integer",
+    "networks",
     "peers",
     "permission",
     "text",
@@ -139,6 +141,16 @@ def address_list() -> Parser:
         return found
 
     return Parser(read, "host:port;host:port;...")
+
+
+def networks() -> Parser:
+    """`10.0.0.7;10.1.0.0/16`, empty allowed: addresses and networks."""
+
+    def read(value: str) -> tuple[str, ...]:
+        parts = [part.strip() for part in value.replace(",", ";").split(";") if part.strip()]
+        return tuple(str(ipaddress.ip_network(part)) for part in parts)
+
+    return Parser(read, "addresses and networks, such as 10.0.0.7;10.1.0.0/16")
 
 
 def peers() -> Parser:

@@ -18,8 +18,13 @@ from broker.metadata.clients import ClientTable
 from broker.metadata.state import GroupState
 from broker.metrics import Counters, Rates
 from broker.processor.admin.broker import BrokerAdmin, Parts
+from broker.processor.admin.clients import ClientAdmin
 from broker.processor.admin.groups import GroupAdmin
+from broker.processor.admin.inspection import Inspection
+from broker.processor.admin.progress import ProgressAdmin
+from broker.processor.admin.routes import Administration
 from broker.processor.admin.topics import TopicAdmin
+from broker.processor.admin.upkeep import Upkeep
 from broker.processor.client_manage import ClientProcessor
 from broker.processor.consumer_manage import ConsumerProcessor
 from broker.processor.leaderless import Leaderless
@@ -31,23 +36,24 @@ from broker.processor.routes import Lanes, Processors, make_routes
 from broker.processor.send_back import SendBackProcessor
 from broker.processor.send_message import SendProcessor
 from broker.replication.base import GroupFailed, Replicator
-from broker.replication.control import CreationRules
 from broker.replication.intake import Intake, IntakeConfig
 from broker.replication.local import LocalConfig, LocalReplicator
 from broker.replication.pending_offsets import PendingCollector
 from broker.replication.raft_group import GroupConfig, RaftReplicator
 from broker.replication.raft_group import Peer as RaftPeer
+from broker.service.client_calls import ClientCalls
 from broker.service.hold import HoldTable
 from broker.service.housekeeping import Housekeeping
 from broker.service.leases import Leases
+from broker.service.live_config import LiveConfig, creation_rules, retention_rules
 from broker.service.long_polling import LongPolling
 from broker.service.members import Members
 from broker.service.registration import Registration
 from broker.service.schedule import ScheduleService
+from broker.service.statistics import Statistics
 from broker.service.system_topics import create_system_topics
 from broker.service.terms import Terms
 from broker.store.message_store import MessageStore, StoreConfig
-from broker.store.retention import RetentionConfig
 from trimq.errors import BadRequest
 from trimq.message.ids import IdSource, host_bytes
 from trimq.remoting.server import Connection
@@ -69,12 +75,7 @@ GUARD_S = 1.0
 def store_config(config: BrokerConfig) -> StoreConfig:
     """The store's part of the configuration."""
     return StoreConfig(
-        retention=RetentionConfig(
-            reserved_ms=config.reserved_s * 1000 or config.reserved_hours * 3_600_000,
-            delete_hours=frozenset(range(24) if config.reserved_s else config.delete_when),
-            disk_share_max=config.disk_used_ratio / 100,
-            disk_share_force=config.disk_clean_ratio / 100 if config.clean_forcibly else 1.0,
-        ),
+        retention=retention_rules(config),
         cluster=config.cluster_name,
         group=config.broker_name,
     )
@@ -93,11 +94,7 @@ def make_intake(config: BrokerConfig, env: Env, state: GroupState, store: Messag
         IntakeConfig(
             store_host=_host_bytes(address),
             region=config.region_id,
-            creation=CreationRules(
-                auto_create_topic=config.auto_create_topic,
-                auto_create_group=config.auto_create_group,
-                default_queues=config.default_topic_queues,
-            ),
+            creation=creation_rules(config),
         ),
         ids.new_id,
     )
@@ -186,7 +183,8 @@ class Wiring:
         counters, rates = Counters(), Rates()
         clients, lanes = ClientTable(), Lanes.of(config.lane_queue)
         members = Members(clients, state, intake, replicator, notify=config.notify_ids_changed)
-        leases = Leases(intake)
+        leases, calls = Leases(intake), ClientCalls()
+        statistics = Statistics(config.cluster_name, state, store.queues, counters)
         forwarder: Forwarder | None = getattr(replicator, "forwarder", None)
         pending = PendingCollector(intake, replicator, forwarder)
         holds = HoldTable(total_max=config.held_pulls_max)
@@ -225,17 +223,16 @@ class Wiring:
             clients=ClientProcessor(config, clients, members, intake, replicator, registration),
             consumers=ConsumerProcessor(config, state, store, intake, replicator, members, leases, pending),
             query=QueryProcessor(state, store, replicator),
-            topics=TopicAdmin(config, state, store, intake, replicator, clients, registration),
-            groups=GroupAdmin(config, state, store, intake, replicator, clients),
-            broker=BrokerAdmin(parts),
+            admin=self._administration(parts, clients, calls, statistics, registration),
+            admin_allow=config.admin_allow,
         )
         leaderless = Leaderless(state, intake, replicator, forwarder)
         leaderless.unpack(store.log.marks.values.pending)
         store.pending = leaderless.pack
-        dispatcher = Dispatcher(replicator, forwarder, make_routes(processors, lanes), leaderless)
+        dispatcher = Dispatcher(replicator, forwarder, make_routes(processors, lanes), leaderless, calls.answered)
         state.on_touched += [polling.touched, schedule.touched]
         state.on_topic_removed.append(store.queues.drop_topic)
-        on_close: list[Callable[[Connection], None]] = [processors.clients.closed, holds.closed]
+        on_close: list[Callable[[Connection], None]] = [processors.clients.closed, holds.closed, calls.closed]
         if forwarder is not None:
             on_close.append(forwarder.closed)
         terms = Terms(
@@ -261,8 +258,29 @@ class Wiring:
             terms.run,
             registration.run,
             housekeeping.run,
+            statistics.run,
         ]
         return Wired(dispatcher, services, on_close, clients, parts)
+
+    def _administration(
+        self,
+        parts: Parts,
+        clients: ClientTable,
+        calls: ClientCalls,
+        statistics: Statistics,
+        registration: Registration,
+    ) -> Administration:
+        config, state, store, intake, replicator = self.config, self.state, self.store, self.intake, self.replicator
+        clock = self.env.clock
+        return Administration(
+            topics=TopicAdmin(config, state, store, intake, replicator, clients, registration),
+            groups=GroupAdmin(config, state, store, intake, replicator, clients),
+            progress=ProgressAdmin(config, state, store, intake, clients, clock),
+            clients=ClientAdmin(config, store, replicator, clients, calls, clock),
+            inspection=Inspection(config, state, store, replicator, clients, statistics),
+            broker=BrokerAdmin(parts, LiveConfig(config, state, store, intake), intake),
+            upkeep=Upkeep(store),
+        )
 
 
 async def _guard_disk(store: MessageStore, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

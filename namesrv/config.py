@@ -6,6 +6,7 @@ a typing mistake) is reported once by name: sample files start unchanged, and a 
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -36,6 +37,8 @@ class NamesrvConfig:
     """Answer 224, 304, 311-313."""
     scan_not_active_broker_interval: int = 5000
     """Milliseconds between two looks for brokers that fell silent."""
+    admin_allow_from: str = ""
+    """Addresses and networks (`10.0.0.7;10.1.0.0/16`), besides this machine, that may change what clients are told."""
     delete_topic_with_broker_registration: bool = False
     """Every broker's topic table is whole: what is missing from it is gone. Ours say so themselves."""
 
@@ -65,6 +68,13 @@ def _boolean(key: str, text: str) -> bool:
     return text.lower() == "true"
 
 
+def _networks(key: str, text: str) -> str:
+    try:
+        return ";".join(str(ipaddress.ip_network(part.strip())) for part in text.split(";") if part.strip())
+    except ValueError as error:
+        raise ConfigError(f"{key}={text}: allowed are addresses and networks, joined by ; ({error})") from None
+
+
 def _text(key: str, text: str) -> str:
     if not text or not text.isprintable():
         raise ConfigError(f"{key}={text!r}: a printable text is needed")
@@ -79,6 +89,7 @@ _CONVERT: Mapping[str, Callable[[str, str], Any]] = {  # Any: the type of the fi
     "return_order_topic_config_to_broker": _boolean,
     "enable_all_topic_list": _boolean,
     "enable_topic_list": _boolean,
+    "admin_allow_from": _networks,
     "scan_not_active_broker_interval": _integer(100, 60_000),
     "delete_topic_with_broker_registration": _boolean,
 }

@@ -31,9 +31,10 @@ from namesrv.kv_config import ORDER_TOPIC_CONFIG, KVConfig
 from namesrv.registration import checked, read_data_version, read_registration, read_topic_queues
 from namesrv.route_info import RouteTable, TableFull
 from trimq.errors import ProtocolError
+from trimq.remoting.local import host_of, is_local
 from trimq.wire.body.base import UNSET
 from trimq.wire.body.route import KVTable, TopicList
-from trimq.wire.codes import RequestCode, ResponseCode
+from trimq.wire.codes import RequestCode, ResponseCode, code_name
 from trimq.wire.command import Command, response_to
 from trimq.wire.headers.route import (
     DeleteKVHeader,
@@ -63,6 +64,8 @@ class Request:
     peer: str
     now: float
     """Seconds of the clock that expiry uses."""
+    local: str = ""
+    """Where the peer reached us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,14 @@ class Processor:
             return response_to(
                 command, ResponseCode.REQUEST_CODE_NOT_SUPPORTED, remark=f" request type {command.code} not supported"
             )
+        if command.code in _LOCAL_ONLY and not self._may_change(request):
+            log.warning("administration refused", extra={"peer": request.peer, "request": code_name(command.code)})
+            remark = (
+                f"{code_name(command.code)} from {host_of(request.peer)} is refused: it changes what clients are told,"
+                " and is served to this machine only; run the tool on the name server's host, or name yours in"
+                " adminAllowFrom"
+            )
+            return response_to(command, ResponseCode.NO_PERMISSION, remark=remark)
         try:
             return handler(self, request)
         except ProtocolError as error:
@@ -112,6 +123,10 @@ class Processor:
         except Exception:
             log.exception("request failed", extra={"peer": request.peer, "code": command.code})
             return response_to(command, ResponseCode.SYSTEM_ERROR, remark="name server failed: see its log")
+
+    def _may_change(self, request: Request) -> bool:
+        allowed = self.config.admin_allow_from
+        return is_local(request.peer, request.local, allowed.split(";") if allowed else ())
 
     # -- brokers -------------------------------------------------------------------------------------------------
 
@@ -288,6 +303,18 @@ class Processor:
         remark = "the name server's configuration is changed in its file, followed by a restart, never by request"
         return response_to(request.command, ResponseCode.NO_PERMISSION, remark=remark)
 
+
+_LOCAL_ONLY = frozenset(
+    {
+        RequestCode.PUT_KV_CONFIG,
+        RequestCode.DELETE_KV_CONFIG,
+        RequestCode.WIPE_WRITE_PERM_OF_BROKER,
+        RequestCode.ADD_WRITE_PERM_OF_BROKER,
+        RequestCode.DELETE_TOPIC_IN_NAMESRV,
+        RequestCode.REGISTER_TOPIC_IN_NAMESRV,
+    }
+)
+"""Until there are accounts: to operators at this machine."""
 
 _HANDLERS: dict[int, Callable[[Processor, Request], Answer]] = {
     RequestCode.PUT_KV_CONFIG: Processor.put_kv,

@@ -44,7 +44,7 @@ class NameServer:
             command = decode(frame)
             if command.is_response:
                 continue  # nobody asked
-            answer = self.processor.process(Request(command, conn.id, conn.peer, now))
+            answer = self.processor.process(Request(command, conn.id, conn.peer, now, conn.local))
             if isinstance(answer, KVChange):
                 self._queue_kv(conn, command, answer)
             elif not command.is_oneway:

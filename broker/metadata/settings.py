@@ -1,7 +1,7 @@
 """Settings of the whole replica group, its feature level and in-sync set: a function of ops 12, 14 and 15.
 
-Settings are typed and allow-listed where they are *written* (`check_setting`); the table keeps texts. No request code
-writes them yet.
+Settings are typed and allow-listed where they are *written* (`check_setting`); the table keeps texts. Code 25 writes
+them, and `broker.service.live_config` brings them into force.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ ALLOWED: Mapping[str, Callable[[str], bool]] = {
     "defaultTopicQueueNums": _count,
     "fileReservedTime": _count,
     "diskMaxUsedSpaceRatio": _percent,
-    "preferredLeaderId": lambda text: 0 < len(text) <= 64,
 }
 """Keys that may be changed for a running group, with the test of their values."""
 

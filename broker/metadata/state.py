@@ -7,7 +7,7 @@ this version does not know stops the replica group.
 
 Others learn of changes through plain lists of callables, called synchronously and in order of registration:
 `on_touched` (long polls), `on_applied` (whoever waits for an entry; the leader's view), `on_topics` (registration),
-`on_topic_removed` (the index drops the queues), `on_groups`, `on_members`, `on_membership`.
+`on_topic_removed` (the index drops the queues), `on_groups`, `on_members`, `on_membership`, `on_settings`.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ class GroupState:
         self.on_groups: list[Callable[[], None]] = []
         self.on_members: list[Callable[[int], None]] = []
         self.on_membership: list[Callable[[], None]] = []
+        self.on_settings: list[Callable[[], None]] = []
 
         self._runs: Sequence[ops.ProducerRun] = ()
         self._own: Sequence[tuple[int, int]] = ()
@@ -175,6 +176,8 @@ class GroupState:
             self._once(self.on_topics)
         elif isinstance(op, _GROUP_OPS):
             self._once(self.on_groups)
+        elif isinstance(op, ops.ConfigPut):
+            self._once(self.on_settings)
         elif isinstance(op, ops.MembersPut):
             self._told.extend(partial(tell, op.gid) for tell in self.on_members)
 

@@ -101,9 +101,9 @@ class ClientProcessor:
         replicator = self._replicator
         if not replicator.admitting:
             # The leader hears this client too, and creates the group where that is allowed.
-            return self._config.auto_create_group or self._intake.state.groups.get(group) is not None
+            return self._intake.config.creation.auto_create_group or self._intake.state.groups.get(group) is not None
         if self._intake.view.group(group) is None:
-            if not self._config.auto_create_group:
+            if not self._intake.config.creation.auto_create_group:
                 return False
             try:
                 await self._intake.apply(self._intake.group_ops(group))

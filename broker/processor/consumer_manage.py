@@ -181,7 +181,7 @@ class ConsumerProcessor:
             ):
                 keys[key_of(info.tid, queue.queueId)] = queue
         group = self._intake.view.group(body.consumerGroup)
-        if group is None and not self._config.auto_create_group:
+        if group is None and not self._intake.config.creation.auto_create_group:
             raise Refused(
                 ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST, f"consumer group {body.consumerGroup} does not exist here"
             )

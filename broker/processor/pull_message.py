@@ -153,7 +153,7 @@ class PullProcessor:
             )
         group = self._state.groups.get(header.consumer_group)
         if group is None:
-            if not self._config.auto_create_group:
+            if not self._intake.config.creation.auto_create_group:
                 raise Refused(
                     ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST,
                     f"consumer group {header.consumer_group} does not exist here: create it"

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import trio
 
+from broker.processor.admin.refusals import REFUSALS
 from broker.processor.lane import Lane
 from broker.processor.leaderless import Leaderless
 from broker.processor.request import Refused, Request, Typed, leader_ext
@@ -44,6 +45,12 @@ READY_S = 1.5
 
 H = TypeVar("H", bound=Header)
 Slow = Callable[[Request], Awaitable[bytes | None]]
+
+
+def _not_supported(code: int) -> str:
+    # The words are RocketMQ's, which tools and their users know; the reason, where there is one, is ours.
+    reason = REFUSALS.get(code)
+    return f" request type {code} not supported" + (f": {reason}" if reason else "")
 
 
 _BUSY = Refused(
@@ -96,11 +103,13 @@ class Dispatcher:
         forwarder: Forwarder | None,
         routes: Mapping[int, Route],
         leaderless: Leaderless,
+        answered: Callable[[ReplyTo, Command], None],
     ) -> None:
         self._replicator = replicator
         self._forwarder = forwarder
         self._routes = routes
         self._leaderless = leaderless
+        self._answered = answered
         self.requests = 0
         self.refused = 0
         self.busy = 0
@@ -136,7 +145,8 @@ class Dispatcher:
     def _unknown(self, frame: bytes, reply: ReplyTo) -> None:
         command = decode(frame)
         if command.is_response:
-            return  # nobody here waits for a client's answer yet; late ones are dropped
+            self._answered(reply, command)
+            return
         route = self._routes.get(command.code)
         if route is not None:
             raise ProtocolError(f"request {command.code} has an unusual header")
@@ -146,7 +156,7 @@ class Dispatcher:
             response_to(
                 command,
                 ResponseCode.REQUEST_CODE_NOT_SUPPORTED,
-                remark=f" request type {command.code} not supported",
+                remark=_not_supported(command.code),
             ),
         )
 
@@ -183,6 +193,7 @@ class Dispatcher:
         """Fields that do not fit the code get an answer; bytes that are no frame end the connection."""
         command = decode(frame)
         if command.is_response:
+            self._answered(reply, command)
             return
         self.refused += 1
         self._send(Request(command, reply), response_to(command, ResponseCode.SYSTEM_ERROR, remark=str(error)))
@@ -192,6 +203,7 @@ class Dispatcher:
         assert route.slow is not None
         command = decode(frame)
         if command.is_response:
+            self._answered(reply, command)
             return
         request = Request(command, reply, len(frame))
         handler, ready = route.slow, route.needs is Needs.READY
@@ -247,6 +259,7 @@ class Dispatcher:
         """The leader's business and we are not the leader: pass the raw frame on, once."""
         request = Request(decode(frame), reply, len(frame))
         if request.command.is_response:
+            self._answered(reply, request.command)
             return
         self._leaderless.note(request.command)
         if forwarded or self._forwarder is None:

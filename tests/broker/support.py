@@ -103,6 +103,7 @@ def local_config(**changes: object) -> BrokerConfig:
         "store_dir": "a",
         "segment_bytes": 8 << 20,
         "metrics_port": -1,
+        "admin_allow": ("10.0.9.1/32",),
     }
     return BrokerConfig(**{**fields, **changes})  # type: ignore[arg-type]  # keywords of the caller
 

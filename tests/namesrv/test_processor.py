@@ -14,9 +14,11 @@ from tests.namesrv.support import register_command
 from trimq.wire.codes import RequestCode, ResponseCode, SerializeType
 from trimq.wire.command import Command, decode
 
+HERE = "127.0.0.1:5"
 
-def answered(processor: Processor, command: Command, conn_id: int = 1, now: float = 0) -> Command:
-    answer = processor.process(Request(command, conn_id, "1.2.3.4:5", now))
+
+def answered(processor: Processor, command: Command, conn_id: int = 1, now: float = 0, peer: str = HERE) -> Command:
+    answer = processor.process(Request(command, conn_id, peer, now))
     assert isinstance(answer, bytes)
     response = decode(answer[4:])
     assert response.is_response
@@ -188,9 +190,9 @@ def test_permissions_topics_and_keys() -> None:
 def test_key_value_changes_wait_for_the_disk() -> None:
     processor = Processor(NamesrvConfig())
     put = Command(code=RequestCode.PUT_KV_CONFIG, ext={"namespace": "ns", "key": "k", "value": "v"})
-    assert processor.process(Request(put, 1, "p", 0)) == KVChange("ns", "k", "v")
+    assert processor.process(Request(put, 1, "127.0.0.1:5", 0)) == KVChange("ns", "k", "v")
     delete = Command(code=RequestCode.DELETE_KV_CONFIG, ext={"namespace": "ns", "key": "k"})
-    assert processor.process(Request(delete, 1, "p", 0)) == KVChange("ns", "k", None)
+    assert processor.process(Request(delete, 1, "127.0.0.1:5", 0)) == KVChange("ns", "k", None)
 
 
 def test_no_request_changes_the_configuration() -> None:
@@ -244,6 +246,20 @@ def test_a_bad_registration_body_is_refused(body: bytes) -> None:
     command.body = body
     assert answered(processor, command).code == ResponseCode.SYSTEM_ERROR
     assert processor.table.groups() == []
+
+
+def test_what_clients_are_told_is_changed_from_this_machine_only() -> None:
+    wipe = Command(code=RequestCode.WIPE_WRITE_PERM_OF_BROKER, ext={"brokerName": "broker-a"})
+    processor = registered()
+    far = answered(processor, wipe, peer="10.0.0.7:40000")
+    assert far.code == ResponseCode.NO_PERMISSION
+    assert "adminAllowFrom" in far.remark
+    put = Command(code=RequestCode.PUT_KV_CONFIG, ext={"namespace": "ns", "key": "k", "value": "v"})
+    assert answered(processor, put, peer="10.0.0.7:40000").code == ResponseCode.NO_PERMISSION
+    assert answered(processor, wipe).ext == {"wipeTopicCount": "2"}
+    named = registered(config=NamesrvConfig(admin_allow_from="10.0.0.0/29;192.168.1.1/32"))
+    assert answered(named, wipe, peer="10.0.0.7:40000").code == ResponseCode.SUCCESS
+    assert answered(named, wipe, peer="10.0.0.8:40000").code == ResponseCode.NO_PERMISSION
 
 
 def test_every_code_with_empty_header_and_body_is_answered() -> None:

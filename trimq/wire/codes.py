@@ -139,6 +139,7 @@ class RequestCode(IntEnum):
     BROKER_HEARTBEAT = 904
     NOTIFY_MIN_BROKER_ID_CHANGE = 905
     GET_BROKER_HA_STATUS = 907
+    GET_BROKER_EPOCH_CACHE = 1007
     HELLO = 9000
     """Ours: capabilities both ways. Body `trimq.wire.body.group.Hello`."""
     GROUP_STATUS = 9001

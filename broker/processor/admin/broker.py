@@ -1,4 +1,4 @@
-"""The broker itself: runtime figures (28), configuration (26; 25 is refused), status of the replica group (9001)."""
+"""The broker itself: runtime figures (28), configuration (26, 25), status of the replica group (9001)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from broker.config import BrokerConfig
+from broker.config import BrokerConfig, ConfigError
+from broker.metadata.ops import ConfigPut
+from broker.metadata.settings import check_setting
 from broker.metadata.state import GroupState
 from broker.metrics import Counters, Rates
 from broker.processor.lane import Lane
 from broker.processor.request import Refused, Request
 from broker.replication.base import Health, Replicator
+from broker.replication.intake import Intake
 from broker.service.hold import HoldTable
+from broker.service.live_config import LiveConfig, check
 from broker.service.schedule import ScheduleService
 from broker.service.tables import data_version
 from trimq.wire.body.base import encode_body
@@ -56,8 +60,10 @@ class Parts:
 class BrokerAdmin:
     """Tells operators about one replica."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, live: LiveConfig, intake: Intake) -> None:
         self._parts = parts
+        self._live = live
+        self._intake = intake
 
     async def runtime(self, request: Request) -> bytes:
         """Code 28, with the keys that mqadmin and the dashboard read."""
@@ -65,18 +71,32 @@ class BrokerAdmin:
 
     async def configuration(self, request: Request) -> bytes:
         """Code 26: every key with the value in force, as properties text."""
-        config = self._parts.config
+        config = self._live.now
         lines = [f"{each.metadata['key']}={_text(getattr(config, each.name))}" for each in fields(config)]
         version = data_version(self._parts.state, self._parts.replicator)
         body = ("\n".join(sorted(lines)) + "\n").encode()
         return request.success({"version": version.to_json().decode()}, body=body)
 
     async def update_configuration(self, request: Request) -> bytes:
-        """Code 25: no request writes configuration yet."""
-        raise Refused(
-            ResponseCode.NO_PERMISSION,
-            "this broker takes no configuration over the network: change its file and restart it",
-        )
+        """Code 25: allow-listed keys of the whole replica group, all or none, through the log."""
+        try:
+            wanted = parse_properties(request.command.body.decode())
+        except UnicodeDecodeError:
+            raise Refused(ResponseCode.SYSTEM_ERROR, "the body is no text of key=value lines") from None
+        if not wanted:
+            raise Refused(ResponseCode.SYSTEM_ERROR, "the body names no key=value")
+        changes = []
+        for key, value in wanted.items():
+            try:
+                check(key, value)
+                check_setting(key, value)
+            except ConfigError as problem:
+                raise Refused(ResponseCode.NO_PERMISSION, f"not changed: {problem}") from None
+            except ValueError as problem:
+                raise Refused(ResponseCode.NO_PERMISSION, f"not changed: {problem}") from None
+            changes.append(ConfigPut(key, value, request.reply.peer))
+        await self._intake.apply(changes)
+        return request.success()
 
     async def status(self, request: Request) -> bytes:
         """Code 9001: the replica group as this replica sees it."""
@@ -179,6 +199,16 @@ def group_status(parts: Parts) -> dict[str, object]:
         term=status.term,
     )
     return {**{key: getattr(group, key) for key in group.__struct_fields__}, "replicas": replicas}
+
+
+def parse_properties(text: str) -> dict[str, str]:
+    """`key=value` lines; comments and empty lines are left out. The last of two equal keys counts."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        key, equals, value = line.strip().partition("=")
+        if equals and key and key[0] not in "#!":
+            found[key.strip()] = value.strip()
+    return found
 
 
 def _text(value: object) -> str:

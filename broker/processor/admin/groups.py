@@ -1,4 +1,4 @@
-"""Consumer groups: create and change (200), list (201, 352), delete (207), progress (208), connections (203, 204)."""
+"""Consumer groups: create, change (200, 225), list (201, 352), delete (207), progress (208), connections (203, 204)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from broker.replication.intake import Intake
 from broker.service.tables import data_version, group_config, group_scalars
 from trimq.errors import BadName
 from trimq.message import names
+from trimq.wire.body.base import decode_body
 from trimq.wire.body.heartbeat import SubscriptionData
 from trimq.wire.body.lock import MQ
 from trimq.wire.body.stats import Connection, ConsumerConnection, ConsumeStats, OffsetWrapper, ProducerConnection
-from trimq.wire.body.topic_config import SubscriptionGroupConfig, SubscriptionGroupTable
+from trimq.wire.body.topic_config import SubscriptionGroupConfig, SubscriptionGroupList, SubscriptionGroupTable
 from trimq.wire.codes import ResponseCode
 from trimq.wire.headers.admin import ConsumerConnectionHeader, ConsumeStatsHeader
 
@@ -54,14 +55,25 @@ class GroupAdmin:
     async def put(self, request: Request) -> bytes:
         """Code 200."""
         config = SubscriptionGroupConfig.from_json(request.command.body)
-        try:
-            names.check_group(config.groupName)
-        except BadName as error:
-            raise Refused(ResponseCode.INVALID_PARAMETER, f"bad consumer group name: {error}") from None
+        _check_name(config.groupName)
+        await self._put(config)
+        return request.success()
+
+    async def put_many(self, request: Request) -> bytes:
+        """Code 225: all of them, or none when a name is bad."""
+        wanted = decode_body(request.command.body, SubscriptionGroupList).groupConfigList
+        if not wanted:
+            raise Refused(ResponseCode.INVALID_PARAMETER, "the body names no consumer group (groupConfigList)")
+        for config in wanted:
+            _check_name(config.groupName)
+        for config in wanted:
+            await self._put(config)
+        return request.success()
+
+    async def _put(self, config: SubscriptionGroupConfig) -> None:
         await self._intake.apply(
             self._intake.group_ops(config.groupName, group_scalars(config), retry_queues=max(0, config.retryQueueNums))
         )
-        return request.success()
 
     async def all_groups(self, request: Request) -> bytes:
         """Code 201."""
@@ -149,6 +161,13 @@ class GroupAdmin:
                 f"consumer group {name} does not exist here: its first heartbeat creates it, or updateSubGroup",
             )
         return info
+
+
+def _check_name(name: str) -> None:
+    try:
+        names.check_group(name)
+    except BadName as error:
+        raise Refused(ResponseCode.INVALID_PARAMETER, f"bad consumer group name: {error}") from None
 
 
 def _connection(client: Consumer | Producer) -> Connection:

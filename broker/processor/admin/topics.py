@@ -1,10 +1,10 @@
-"""Topics: create and change (17), delete (215), list (21, 305), one (351), statistics (202), who consumes (300)."""
+"""Topics: create and change (17, 18), delete (215), list (21, 305), one (351), statistics (202), who consumes (300)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from broker.metadata.ops import TopicDel, key_of
+from broker.metadata.ops import Op, TopicDel, key_of
 from broker.metadata.state import GroupState
 from broker.metadata.topics import TopicInfo
 from broker.processor.request import Refused, Request
@@ -14,11 +14,11 @@ from broker.replication.intake import Intake
 from broker.service.tables import data_version, topic_config
 from trimq.errors import BadName, ProtocolError
 from trimq.message import names
-from trimq.wire.body.base import encode_body
+from trimq.wire.body.base import decode_body, encode_body
 from trimq.wire.body.lock import MQ
 from trimq.wire.body.route import TopicList
 from trimq.wire.body.stats import TopicOffset, TopicStatsTable
-from trimq.wire.body.topic_config import TopicConfigTable
+from trimq.wire.body.topic_config import CreateTopicList, TopicConfigTable
 from trimq.wire.codes import ResponseCode
 from trimq.wire.headers.admin import CreateTopicHeader, TopicStatsHeader
 
@@ -63,22 +63,51 @@ class TopicAdmin:
         name = header.topic.encode()
         known = self._intake.view.topic(name)
         if not header.auto:
-            op = self._intake.topic_op(
-                header.topic,
-                read_queues=header.read_queue_nums,
-                write_queues=header.write_queue_nums,
-                perm=header.perm,
-                filter_type=_FILTERS.index(header.topic_filter_type),
-                sys_flag=header.topic_sys_flag,
-                order=header.order,
-                attributes=_attributes(known, header.attributes),
-            )
-            await self._intake.apply([op])
+            await self._intake.apply([self._op(header, known)])
         elif known is None:
             tables, rules = self._intake.view.tables, self._intake.config.creation
             await self._intake.apply([create_topic(tables, rules, name, b"TBW102", header.write_queue_nums)])
         await self._registration.told()
         return request.success()
+
+    async def create_many(self, request: Request) -> bytes:
+        """Code 18: all of them, or none when one is refused."""
+        wanted = decode_body(request.command.body, CreateTopicList).topicConfigList
+        if not wanted:
+            raise Refused(ResponseCode.INVALID_PARAMETER, "the body names no topic (topicConfigList)")
+        headers: list[CreateTopicHeader] = []
+        for config in wanted:
+            header = CreateTopicHeader(
+                topic=config.topicName,
+                read_queue_nums=config.readQueueNums,
+                write_queue_nums=config.writeQueueNums,
+                perm=config.perm,
+                topic_filter_type=config.topicFilterType,
+                topic_sys_flag=config.topicSysFlag,
+                order=config.order,
+                attributes=",".join(
+                    f"{key if key[:1] in '+-' else '+' + key}={value}"
+                    for key, value in (config.attributes or {}).items()
+                ),
+            )
+            _check_new(header)
+            headers.append(header)
+        for header in headers:
+            await self._intake.apply([self._op(header, self._intake.view.topic(header.topic.encode()))])
+        await self._registration.told()
+        return request.success()
+
+    def _op(self, header: CreateTopicHeader, known: TopicInfo | None) -> Op:
+        return self._intake.topic_op(
+            header.topic,
+            read_queues=header.read_queue_nums,
+            write_queues=header.write_queue_nums,
+            perm=header.perm,
+            filter_type=_FILTERS.index(header.topic_filter_type),
+            sys_flag=header.topic_sys_flag,
+            order=header.order,
+            attributes=_attributes(known, header.attributes),
+        )
 
     async def delete(self, request: Request) -> bytes:
         """Code 215: configuration, queues and offsets go; deleting what does not exist is fine."""

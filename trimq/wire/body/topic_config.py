@@ -1,4 +1,4 @@
-"""Topics and consumer groups as configurations: bodies of 21, 200 and 201, and inside a registration."""
+"""Topics and consumer groups as configurations: bodies of 18, 21, 200, 201 and 225, and inside a registration."""
 
 # ruff: noqa: RUF012  (msgspec gives each value a default list or dict of its own)
 from __future__ import annotations
@@ -6,7 +6,14 @@ from __future__ import annotations
 from trimq.wire.body.base import I32, I64, UNSET, Body, Optional
 from trimq.wire.body.route import DataVersion
 
-__all__ = ["SubscriptionGroupConfig", "SubscriptionGroupTable", "TopicConfig", "TopicConfigTable"]
+__all__ = [
+    "CreateTopicList",
+    "SubscriptionGroupConfig",
+    "SubscriptionGroupList",
+    "SubscriptionGroupTable",
+    "TopicConfig",
+    "TopicConfigTable",
+]
 
 
 class TopicConfig(Body, frozen=True, kw_only=True):
@@ -28,6 +35,12 @@ class TopicConfigTable(Body, frozen=True, kw_only=True):
     topicConfigTable: dict[str, TopicConfig] = {}
 
 
+class CreateTopicList(Body, frozen=True, kw_only=True):
+    """The request of 18; attributes are changes (`+name` or `-name` → value), as in 17."""
+
+    topicConfigList: list[TopicConfig] = []
+
+
 class SubscriptionGroupConfig(Body, frozen=True, kw_only=True):
     attributes: dict[str, str] = {}
     brokerId: I64 = 0
@@ -42,6 +55,12 @@ class SubscriptionGroupConfig(Body, frozen=True, kw_only=True):
     retryMaxTimes: I32 = 16
     retryQueueNums: I32 = 1
     whichBrokerWhenConsumeSlowly: I64 = 1
+
+
+class SubscriptionGroupList(Body, frozen=True, kw_only=True):
+    """The request of 225."""
+
+    groupConfigList: list[SubscriptionGroupConfig] = []
 
 
 class SubscriptionGroupTable(Body, frozen=True, kw_only=True):
