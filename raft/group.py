@@ -237,6 +237,7 @@ class RaftGroup:
             self.storage.maker,
             recovered,
             self._node.now_ms(),
+            self.settings.rules,
         )
         self._mending_for = ""
         self._host.core_started(self.core)
@@ -387,6 +388,10 @@ class RaftGroup:
             self._host.role_changed(ready.role)
         if ready.committed is not None:
             self._host.committed(*ready.committed)
+        if ready.acknowledged:
+            self._host.acknowledged(ready.acknowledged)
+        if ready.rewind is not None:
+            self._host.rewind_needed(ready.rewind)
         for grant in ready.reads:
             done = self._barriers.pop(grant.token, None)
             if done is not None:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from raft.core import RaftCore
 from raft.core.ready import InstallNeeded, RoleChange
-from raft.core.types import Membership, NodeId
+from raft.core.types import EntryId, Membership, NodeId
 
 __all__ = ["GroupHost"]
 
@@ -27,6 +27,14 @@ class GroupHost(Protocol):
 
     def committed(self, first: int, last: int) -> None:
         """Entries [first, last] are committed; what is durable here may lag behind."""
+        ...
+
+    def acknowledged(self, last: int) -> None:
+        """Entries up to `last` may be answered "stored". Comes after `committed` in the same turn."""
+        ...
+
+    def rewind_needed(self, to: EntryId) -> None:
+        """The leader's log leaves ours after `to`, below what was dispatched here: take the store back, open it anew."""
         ...
 
     def durable_moved(self) -> None:

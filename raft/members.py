@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from raft.core.rules import RAFT_RULES, Rules
 from raft.core.types import Member, Membership, NodeId
 from raft.formation import Introduction
 from raft.identity import check_identity, read_hello
@@ -26,6 +27,8 @@ class GroupSettings:
     client_address: str = ""
     listen_host: str | None = None
     """Where to bind; the host of this replica's peer address by default."""
+    rules: Rules = RAFT_RULES
+    """How the group decides."""
 
     @property
     def own_address(self) -> Address:

@@ -17,11 +17,13 @@ from raft.core.messages import (
 )
 from raft.core.raft import RaftCore
 from raft.core.ready import AppendBatch, InstallNeeded, ReadGrant, Ready, RoleChange, TransferEnd
+from raft.core.rules import RAFT_RULES, Rules
 from raft.core.types import (
     KIND_MEMBERSHIP,
     KIND_NOOP,
     NOBODY,
     ZERO,
+    Campaign,
     EntryId,
     EntryIdLike,
     EntryLike,
@@ -45,12 +47,14 @@ __all__ = [
     "KIND_MEMBERSHIP",
     "KIND_NOOP",
     "NOBODY",
+    "RAFT_RULES",
     "ZERO",
     "AppendBatch",
     "AppendReply",
     "AppendRequest",
     "Beat",
     "BeatReply",
+    "Campaign",
     "CampaignNow",
     "ChangeRefused",
     "EntryId",
@@ -77,6 +81,7 @@ __all__ = [
     "Refused",
     "Role",
     "RoleChange",
+    "Rules",
     "Status",
     "StorageFault",
     "TransferEnd",

@@ -13,10 +13,11 @@
 
 from __future__ import annotations
 
+from raft.core.errors import Refused
 from raft.core.following import Following
 from raft.core.messages import CampaignNow, VoteReply, VoteRequest
-from raft.core.quorum import Verdict, tally
-from raft.core.types import NOBODY, EntryId, Health, Role
+from raft.core.quorum import Verdict
+from raft.core.types import NOBODY, Campaign, EntryId, Health, NodeId, Role
 
 __all__ = ["Election"]
 
@@ -35,18 +36,42 @@ class Election(Following):
         if self._clock_ms >= self._deadline_ms:
             if self.role == Role.CANDIDATE and self.id not in self._votes:
                 self._reset_election_timer()  # our own vote is still being written: another term would not be faster
-            elif self._may_campaign:
+            elif self._may_campaign and self.rules.elects(self):
                 self._campaign(pre=True)
             else:
+                if self.role in (Role.PRE_CANDIDATE, Role.CANDIDATE):
+                    self._become_follower(self.term, NOBODY)
                 self.leader = NOBODY
                 self._reset_election_timer()
         elif self.role in (Role.PRE_CANDIDATE, Role.CANDIDATE) and self._clock_ms >= self._resend_ms:
             self._ask_for_votes()
 
-    def _campaign(self, *, pre: bool, by_transfer: bool = False) -> None:
+    def campaign_by_order(self, now_ms: int, *, force: bool) -> None:
+        """An operator makes this replica ask for leadership, whatever its timer says; `votes` shows how it goes.
+
+        Raises Refused where this replica cannot lead. Without enough grants it is a follower again after one timeout.
+        """
+        self._advance(now_ms)
+        if self.role == Role.LEADER:
+            return
+        if not self._may_campaign:
+            raise Refused(f"{self.id} cannot lead: {self._why_not()}")
+        self._campaign(pre=False, why=Campaign.FORCED if force else Campaign.ORDERED)
+
+    def _why_not(self) -> str:
+        if self.health != Health.OK:
+            return f"its storage is {self.health.name.lower()}"
+        return "it has no vote in its group" if not self._campaign_held else "its disk is stalled"
+
+    @property
+    def votes(self) -> dict[NodeId, bool]:
+        """Candidate: who has answered, and how."""
+        return dict(self._votes)
+
+    def _campaign(self, *, pre: bool, why: Campaign = Campaign.ELECTION) -> None:
         self._nonce = self._rng.getrandbits(63)
         self._votes = {}
-        self._by_transfer = by_transfer
+        self.campaign = why
         self.leader = NOBODY
         self._reset_election_timer()
         if pre:
@@ -55,7 +80,7 @@ class Election(Following):
             self._on_own_vote()
             return
         self.role = Role.CANDIDATE
-        self.term += 1
+        self.term = self.rules.next_term(self)
         self.vote = self.id
         self._verified = 0
         self._clear_at = -1
@@ -67,13 +92,14 @@ class Election(Following):
         """To everybody who has not answered this round. A real request waits until our own vote is durable."""
         pre = self.role == Role.PRE_CANDIDATE
         self._resend_ms = self._clock_ms + self.config.election_ms // 2
-        term = self.term + 1 if pre else self.term
+        term = self.rules.next_term(self) if pre else self.term
+        by_transfer = self.campaign is Campaign.TRANSFER
         membership = self.membership
         assert membership is not None, "only a voter campaigns"
         for node in membership.voter_ids:
             if node == self.id or node in self._votes:
                 continue
-            request = VoteRequest(term, self.id, node, self.log.last, self._nonce, pre, self._by_transfer)
+            request = VoteRequest(term, self.id, node, self.log.last, self._nonce, pre, by_transfer)
             if pre:
                 self._send(request)
             else:
@@ -84,7 +110,7 @@ class Election(Following):
         self._tally()
 
     def _tally(self) -> None:
-        verdict = tally(self._quorum, self._votes)
+        verdict = self.rules.tally(self, self._votes)
         if verdict is Verdict.WON:
             if self.role == Role.PRE_CANDIDATE:
                 self._campaign(pre=False)
@@ -166,4 +192,5 @@ class Election(Following):
         if order.term != self.term or self.leader not in (NOBODY, order.sender):
             return
         if self.role in (Role.FOLLOWER, Role.LEARNER, Role.PRE_CANDIDATE) and self._may_campaign:
-            self._campaign(pre=False, by_transfer=True)
+            self.transfer_from = order.sender
+            self._campaign(pre=False, why=Campaign.TRANSFER)

@@ -45,7 +45,7 @@ class Following(Leadership):
         self._follow(request.term, request.sender)
         if self.health not in (Health.OK, Health.SUSPECT) or self._no_space:
             return  # S19; a full disk takes no entries either
-        if request.prev.index < self.commit:
+        if request.prev.index < self.commit and self.rules.keeps_committed(self):
             self._accept(request, self.commit)
             return
         if not self._agrees(request):
@@ -53,7 +53,8 @@ class Following(Leadership):
             return
         check_chain(request.prev, request.entries)
         verified = request.prev.index + len(request.entries)
-        self._take(request.entries)
+        if not self._take(request.entries):
+            return
         self._verified = max(self._verified, verified)
         self._note_commit(min(request.commit, verified))
         if self.health == Health.SUSPECT and request.echo == self.starts and self._clear_at < 0:
@@ -74,8 +75,8 @@ class Following(Leadership):
             )
         return True
 
-    def _take(self, entries: Sequence[EntryLike]) -> None:
-        """Rule 5."""
+    def _take(self, entries: Sequence[EntryLike]) -> bool:
+        """Rule 5. False: a conflict below `commit`, for which the store has to be taken back (`Ready.rewind`)."""
         skip = 0
         for entry in entries:
             own = self.log.entry_id(entry.index)
@@ -86,13 +87,18 @@ class Following(Leadership):
             skip += 1
         fresh = entries[skip:]
         if not fresh:
-            return
+            return True
         if fresh[-1].term > self.term:
             raise InvariantBroken("S4", f"entry {fresh[-1].index} of term {fresh[-1].term} in term {self.term}")
         cut = None
         if fresh[0].index <= self.log.last.index:
-            cut = self._truncate_after(fresh[0].index - 1)
+            after = fresh[0].index - 1
+            if after < self.commit and not self.rules.keeps_committed(self):
+                self._rewind = self.log.entry_id(after)
+                return False
+            cut = self._truncate_after(after)
         self._append(fresh, cut)
+        return True
 
     def _note_commit(self, index: int) -> None:
         """Take over what the leader knows, never beyond what this leader has verified here (S9)."""

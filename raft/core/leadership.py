@@ -13,7 +13,6 @@ from raft.core.errors import ChangeRefused, InvariantBroken, NotLeader, Transfer
 from raft.core.membership import check_change
 from raft.core.messages import CampaignNow
 from raft.core.progress import Progress
-from raft.core.quorum import agreed, holds
 from raft.core.replication import Replication
 from raft.core.types import KIND_MEMBERSHIP, NOBODY, EntryLike, Health, Membership, NodeId, PeerState, Role
 
@@ -54,7 +53,7 @@ class Leadership(Replication):
         horizon = self._clock_ms - self.config.election_ms
         alive = {p.id for p in self.peers.values() if p.heard_ms > horizon and p.can_vote}
         alive.add(self.id)
-        return holds(self._quorum, alive)
+        return self.rules.leads_on(self, alive)
 
     # -- commitment -------------------------------------------------------------------------------------------------
 
@@ -62,14 +61,16 @@ class Leadership(Replication):
         """Advance `commit` to what a quorum holds on disk, if that is an entry of this term."""
         reached = {p.id: p.counted for p in self.peers.values()}
         reached[self.id] = self.log.durable
-        index = agreed(self._quorum, reached)
-        if index <= self.commit or self.log.term_at(index) != self.term:
-            return
-        self._check_own_term(index)
-        self._commit_to(index)
-        self._start_reads()
-        if not self._is_voter and self.memberships.index <= self.commit:
-            self._leave()
+        index = self.rules.committed(self, reached)
+        moves = index > self.commit and self.log.term_at(index) == self.term
+        if moves:
+            self._check_own_term(index)
+            self._commit_to(index)
+        self.acknowledged = max(self.acknowledged, self.rules.acknowledged(self, reached))
+        if moves:
+            self._start_reads()
+            if not self._is_voter and self.memberships.index <= self.commit:
+                self._leave()
 
     def _check_own_term(self, index: int) -> None:
         if self.log.term_at(index) != self.term:
@@ -186,7 +187,7 @@ class Leadership(Replication):
             return
         answered = {p.id for p in self.peers.values() if p.round >= wanted}
         answered.add(self.id)
-        if holds(self._quorum, answered):
+        if self.rules.confirms(self, answered):
             self._grants.extend(self.reads.confirmed())
             self._start_reads()
 
@@ -252,7 +253,7 @@ class Leadership(Replication):
 
     def _give_up_leading(self) -> None:
         """Stop leading in this very turn; whoever is best placed may campaign at once."""
-        best = self._best_successor()
+        best = self._best_successor() if self.rules.hands_over(self) else None
         if best is not None:
             self._send(CampaignNow(self.term, self.id, best.id))
         self._become_follower(self.term, NOBODY)
@@ -261,6 +262,8 @@ class Leadership(Replication):
         """The own disk is slow: hand over if somebody can take over, else go on."""
         last = self._last_hand_over_ms
         if last is not None and self._clock_ms - last < _HAND_OVER_PAUSE_MS:
+            return
+        if not self.rules.hands_over(self):
             return
         try:
             self.transfer(None, self._now_ms)

@@ -177,9 +177,12 @@ class RaftCore(Election):
         """Everything to do since the last call. Falsy if there is nothing."""
         out = Ready(send=self._out, appends=self.writes.take(), reads=self._grants, installs=self._installs)
         self._out, self._grants, self._installs = [], [], []
+        out.rewind, self._rewind = self._rewind, None
         if self.commit > self._told_commit:
             out.committed = (self._told_commit + 1, self.commit)
             self._told_commit = self.commit
+        if self.acknowledged > self._told_acknowledged:
+            out.acknowledged = self._told_acknowledged = self.acknowledged
         role = RoleChange(self.role, self.term, self.leader, self.noop_index)
         if role != self._told_role:
             out.role = self._told_role = role
@@ -207,6 +210,8 @@ class RaftCore(Election):
         that we acknowledged: the switch would lose them, and is not needed. If it does not, all that we acknowledged
         and that can be committed lies before `end`.
         """
+        if not self.rules.keeps_committed(self):
+            return self.log.entry_id(end.index) != end
         return end.index > self.commit and self.log.entry_id(end.index) != end
 
     def status(self) -> Status:

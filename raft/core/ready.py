@@ -95,6 +95,11 @@ class Ready:
     reads: Sequence[ReadGrant] = ()
     installs: Sequence[InstallNeeded] = ()
     transfer: TransferEnd | None = None
+    acknowledged: int = 0
+    """Entries up to here may now be answered "stored"; 0: no news."""
+    rewind: EntryId | None = None
+    """The leader's log leaves ours after this entry, below what is committed here: the host has to take the store back.
+    Said once; the core takes nothing more of that leader until it is started anew."""
     membership: tuple[int, Membership] | None = None
     """The membership in force changed (appended or truncated away): (its index, itself)."""
 
@@ -107,5 +112,7 @@ class Ready:
             or self.reads
             or self.installs
             or self.transfer
+            or self.acknowledged
+            or self.rewind
             or self.membership
         )

@@ -22,9 +22,11 @@ from raft.core.progress import Progress
 from raft.core.quorum import Quorum, quorum_of
 from raft.core.read_index import ReadIndex
 from raft.core.ready import InstallNeeded, ReadGrant, RoleChange, TransferEnd
+from raft.core.rules import RAFT_RULES, Rules
 from raft.core.types import (
     KIND_MEMBERSHIP,
     NOBODY,
+    Campaign,
     EntryId,
     EntryLike,
     EntryMaker,
@@ -53,8 +55,10 @@ class CoreState:
         maker: EntryMaker,
         recovered: Recovered,
         now_ms: int,
+        rules: Rules = RAFT_RULES,
     ) -> None:
         self.config = config
+        self.rules = rules
         self.id: NodeId = config.node_id
         self._rng = rng
         self._maker = maker
@@ -105,7 +109,10 @@ class CoreState:
         self._nonce = 0
         self._votes: dict[NodeId, bool] = {}
         self._resend_ms = 0
-        self._by_transfer = False
+        self.campaign = Campaign.ELECTION
+        """Why this replica is a candidate, while it is one."""
+        self.transfer_from: NodeId = NOBODY
+        """Campaign by transfer: the leader that asked for it."""
 
         # Leading.
         self.peers: dict[NodeId, Progress] = {}
@@ -117,12 +124,17 @@ class CoreState:
         self._transfer_deadline_ms = 0
         self._last_hand_over_ms: int | None = None
 
+        self.acknowledged = self.commit
+        """Clients may be told "stored" up to here; under Raft the same as `commit`."""
+
         # Outbox, emptied by `ready`.
         self._out: list[Message] = []
         self._grants: list[ReadGrant] = []
         self._installs: list[InstallNeeded] = []
         self._transfer_end: TransferEnd | None = None
+        self._rewind: EntryId | None = None
         self._told_commit = self.commit
+        self._told_acknowledged = self.acknowledged
         self._told_role: RoleChange | None = None
         self._told_membership: tuple[int, Membership | None] = (self.memberships.index, self.memberships.current)
 
@@ -276,3 +288,5 @@ class CoreState:
         if index > self.log.last.index:
             raise InvariantBroken("S9", f"commit {index} behind the log's end {self.log.last.index}")
         self.commit = index
+        if self.role != Role.LEADER and self.rules.keeps_committed(self):
+            self.acknowledged = index

@@ -123,6 +123,19 @@ class Role(IntEnum):
     """Follows, never counts, never campaigns. It grants votes: it may have been promoted without knowing it yet."""
 
 
+class Campaign(Enum):
+    """Why a replica asks for votes."""
+
+    ELECTION = "election"
+    """Its timer ran out."""
+    TRANSFER = "transfer"
+    """The leader asked it to take over."""
+    ORDERED = "ordered"
+    """An operator's word; the rules say how many grants that takes."""
+    FORCED = "forced"
+    """An operator's word, against the rules: acknowledged entries may be lost."""
+
+
 class Health(IntEnum):
     """What this replica's storage allows it to do. Carried in replies so that the leader knows whom it may count."""
 
