@@ -136,12 +136,14 @@ class Birth:
         while self._offered:
             sender, entries = self._offered.popleft()
             membership = self._storage.maker.read_membership(entries[0])
-            refusal = formation.refusal(membership)
+            listed = membership.member(self._settings.node_id)
+            joins = self._settings.joins and listed is None
+            refusal = None if joins else formation.refusal(membership)
             if refusal is None:
                 await self._become_formed(membership, entries)
                 return True
             self._complain(f"entry 1 of {sender} is not for this store: {refusal}")
-        own = formation.membership()
+        own = formation.membership() if self._settings.founds() else None
         if own is not None:
             await self._become_formed(own, None)
             return True

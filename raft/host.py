@@ -34,7 +34,7 @@ class GroupHost(Protocol):
         ...
 
     def rewind_needed(self, to: EntryId) -> None:
-        """The leader's log leaves ours after `to`, below what was dispatched here: take the store back, open it anew."""
+        """The leader's log leaves ours after `to`, below what was dispatched here: take the store back."""
         ...
 
     def durable_moved(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,10 @@ class GroupSettings:
     """Where to bind; the host of this replica's peer address by default."""
     rules: Rules = RAFT_RULES
     """How the group decides."""
+    founds: Callable[[], bool] = lambda: True
+    """May this empty replica form the group now, once all peers are here?"""
+    joins: bool = False
+    """An empty replica takes entry 1 from a member that knows it, although the entry does not list it."""
 
     @property
     def own_address(self) -> Address:
@@ -48,12 +52,19 @@ class GroupMembers:
         self._transport = transport
         self._ids: dict[Address, NodeId] = {}
         self._links: dict[NodeId, PeerLink] = {}
+        self._invited: dict[NodeId, Member] = {}
+
+    def invite(self, member: Member) -> None:
+        """Keep a link to this one too, whether or not it is listed (yet)."""
+        if self._invited.get(member.id) != member:
+            self._invited[member.id] = member
+            self.use(self.all)
 
     def use(self, members: Sequence[Member]) -> None:
         """These are the members now; links to them are wanted, and to configured peers that may join yet."""
         self.all = tuple(members)
         addresses = {}
-        for member in (*self._settings.peers, *members):
+        for member in (*self._settings.peers, *self._invited.values(), *members):
             if member.address:
                 addresses[Address.parse(member.address)] = member.id
         self._ids = addresses

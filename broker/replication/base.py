@@ -284,6 +284,21 @@ class Replicas:
 
     voters: tuple[tuple[str, str], ...]
     learners: tuple[tuple[str, str], ...] = ()
+    numbers: tuple[tuple[str, int], ...] = ()
+    """Master-slave: the brokerId that each was configured with."""
+
+    def broker_id(self, node_id: str, leader_id: str) -> int:
+        """The id under which a replica that is not the ready leader registers; all of a group's differ, none is 0.
+
+        Master-slave: its brokerId; the one whose id is 0 takes the id of whoever is the master instead of it.
+        """
+        numbers = dict(self.numbers)
+        if node_id not in numbers:
+            return self.rank(node_id) + 1
+        own = numbers[node_id]
+        if own:
+            return own
+        return numbers.get(leader_id, 0) or max(numbers.values()) + 1
 
     def rank(self, node_id: str) -> int:
         """Position among the sorted voters: decides the id under which a replica registers."""

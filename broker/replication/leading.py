@@ -126,16 +126,20 @@ class Leading:
         self._source.end_term()
         self._moved.note()
 
-    def form_entries(self, group: RaftGroup) -> list[tuple[Ticket, int, int]]:
-        """Propose what is due; returns the tickets that were given, each with the index and term of its entry."""
+    def form_entries(self, group: RaftGroup, *, all_of_it: bool = False) -> list[tuple[Ticket, int, int]]:
+        """Propose what is due (or `all_of_it`, since an entry of another kind is to follow).
+
+        Returns the tickets that were given, each with the index and term of its entry.
+        """
         given: list[tuple[Ticket, int, int]] = []
         source = self._source
         if not self.admitting:
             return given
         core = group.core
         assert core is not None, "a leader has a core"
-        while source.has_work() and group.may_form(full=source.full):
-            taken = source.take(end_of(core), core.commit)
+        while source.has_work() and (all_of_it or group.may_form(full=source.full)):
+            # A commit hint is taken for proof that the entry was on a disk: none of what is only written.
+            taken = source.take(end_of(core), min(core.commit, self._store.log.durable.index))
             if not taken:
                 break
             group.propose(cast("Sequence[EntryLike]", [entry for entry, _ticket in taken]))

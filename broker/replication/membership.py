@@ -44,6 +44,9 @@ class GroupDetail:
     strategy: str = "raft"
     master: str = ""
     required: int = 0
+    """Master-slave: replicas that surely hold what is acknowledged, the master included."""
+    flush_sync: bool = True
+    """Master-slave: an entry counts when it is on the disk, not already when it is written."""
     segment_bytes: int = 0
 
 
@@ -61,6 +64,7 @@ def encode_membership(membership: Membership, t: int) -> bytes:
         "strategy": detail.strategy,
         "master": detail.master,
         "required": detail.required,
+        "flush_sync": detail.flush_sync,
         "segment_bytes": detail.segment_bytes,
         "voters": [_fields(member) for member in membership.voters],
         "learners": [_fields(member) for member in membership.learners],
@@ -82,6 +86,7 @@ def decode_membership(payload: bytes) -> Membership:
             strategy=str(fields["strategy"]),
             master=str(fields["master"]),
             required=int(fields["required"]),
+            flush_sync=bool(fields.get("flush_sync", True)),
             segment_bytes=int(fields["segment_bytes"]),
         )
         voters = tuple(sorted((_member(item) for item in fields["voters"]), key=_by_id))

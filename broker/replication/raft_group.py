@@ -38,6 +38,12 @@ from broker.replication.base import (
     Verdict,
 )
 from broker.replication.forward import Forwarder
+from broker.replication.ha.master import Master
+from broker.replication.ha.move import MoveRefused, moved
+from broker.replication.ha.promotion import Promotion, promote
+from broker.replication.ha.rewind import rewind_store
+from broker.replication.ha.rules import RAFT, SYNC, GroupRules, detail_of
+from broker.replication.ha.trust import nothing_lost
 from broker.replication.hand_over import HandOver
 from broker.replication.leading import Leading, Moved, end_of
 from broker.replication.membership import GroupDetail
@@ -48,9 +54,13 @@ from broker.replication.raft_storage import open_raft_storage
 from broker.replication.roles import RoleBoard
 from broker.replication.store_view import ReplicatedStore
 from broker.replication.tickets import TicketTable
+from broker.store.entry import EntryId
+from broker.store.errors import LogUnusable
 from raft.core import RaftCore
+from raft.core.errors import Refused
 from raft.core.ready import InstallNeeded, RoleChange
-from raft.core.types import Membership, StorageFault
+from raft.core.types import EntryId as CoreEntryId
+from raft.core.types import Member, Membership, StorageFault
 from raft.core.types import Role as CoreRole
 from raft.group import GroupSettings, RaftGroup
 from raft.hard_state import HardStateFile
@@ -70,14 +80,13 @@ UNCOMMITTED_MAX_BYTES = 16 << 20
 UNDISPATCHED_MAX_BYTES = 8 << 20
 TICKET_DEADLINE_S = 3.0
 SWEEP_S = 0.05
+FLUSH_INTERVAL_S = 0.5
 IMPAIRED_S = 5.0
 """How long a replica whose disk failed goes on serving before its store is opened anew."""
 
 
 class RaftReplicator:
     """`Replicator` of a Raft group. Also the group's host and its forwarder's host."""
-
-    strategy = "raft"
 
     def __init__(
         self,
@@ -114,10 +123,33 @@ class RaftReplicator:
         self._leading = Leading(self, store, source, self._moved)
         self._mending: Mending | None = None
         self._failed_since = math.inf
+        self._rewinding = False
         self._hand_over = HandOver(config.group, source, self._leading, self._moved, rng)
+        self.rules = GroupRules()
+        self.rules.unsafe_flush = config.unsafe_async_flush
+        self.may_found = config.strategy == RAFT
+        """Master-slave: whether an empty store may found the group is found out by whoever can ask the others."""
+        self._master = Master(config.ha, self.rules, config.group, self._place)
         source.attach(self)
 
     # what others see
+
+    @property
+    def strategy(self) -> str:
+        """What the newest membership entry says; before there is one, the configuration."""
+        core = self._core
+        return detail_of(core.membership).strategy if core is not None and core.membership else self.config.strategy
+
+    @property
+    def in_sync(self) -> tuple[str, ...]:
+        """On a master: the replicas in sync, itself included."""
+        return self._master.in_sync if not self._plain else ()
+
+    @property
+    def _plain(self) -> bool:
+        """Raft's rules alone are in force."""
+        core = self._core
+        return self.rules.raft_only(core) if core is not None else self.config.strategy == RAFT
 
     @property
     def role(self) -> RoleEvent:
@@ -140,7 +172,7 @@ class RaftReplicator:
     @property
     def has_room(self) -> bool:
         core = self._core
-        if core is None or self._draining:
+        if core is None or self._draining or not (self._master.takes or self._plain):
             return False
         return (
             core.last.end - self._commit_end <= UNCOMMITTED_MAX_BYTES
@@ -162,6 +194,7 @@ class RaftReplicator:
         return Replicas(
             tuple((member.id, group.members.client_address(member.id)) for member in voters),
             tuple((member.id, group.members.client_address(member.id)) for member in learners),
+            () if self.strategy == RAFT else tuple((member.id, member.rank) for member in (*voters, *learners)),
         )
 
     @property
@@ -184,6 +217,7 @@ class RaftReplicator:
             commit=self._commit,
             visible=self.visible(),
             failure=self._failure,
+            strategy=self.strategy,
         )
 
     # what callers ask
@@ -219,9 +253,9 @@ class RaftReplicator:
     async def drain(self) -> None:
         """Stop admitting, wait until everything taken is settled, then hand over if somebody can lead."""
         self._draining = True
-        while self._leading.admitting and (self._tickets or self._source.has_work()):
+        while self._leading.admitting and (self._tickets or self._master.tickets or self._source.has_work()):
             await self._moved.wait()
-        if self._group is not None and self.leads and len(self.replicas.voters) > 1:
+        if self._group is not None and self.leads and self._plain and len(self.replicas.voters) > 1:
             await self._hand_over.leave(self._group, self._hint)
         await trio.lowlevel.checkpoint()
 
@@ -257,12 +291,19 @@ class RaftReplicator:
         storage = await open_raft_storage(
             self._log,
             self._fs,
-            GroupDetail(strategy=self.strategy, segment_bytes=config.segment_bytes),
+            GroupDetail(
+                strategy=config.strategy,
+                master="" if config.strategy == RAFT else config.node_id,
+                required=0 if config.strategy == RAFT else config.ha.required if config.strategy == SYNC else 1,
+                flush_sync=config.strategy == RAFT or config.ha.flush_sync,
+                segment_bytes=config.segment_bytes,
+            ),
             wall_ms=self._store.clock.wall_ms,
             committed=lambda: self._store.dispatched,
-            sync=not config.unsafe_async_flush,
+            sync=self._wants_sync,
         )
         hard = await HardStateFile.open(self._fs, HARD_STATE_PATH, store_empty=not self._log.formed)
+        self.rules.trusted = await nothing_lost(self._log, self._fs, config.boot_id)
         try:
             settings = GroupSettings(
                 cluster=config.cluster,
@@ -271,6 +312,9 @@ class RaftReplicator:
                 peers=config.members(),
                 client_address=config.client_addr,
                 listen_host=config.listen_host,
+                rules=self.rules,
+                founds=lambda: self.may_found,
+                joins=config.strategy != RAFT,
             )
             transport = await self._node.transport(settings.own_address, settings.listen_host)
             self._group = RaftGroup(self._node, transport, settings, storage, hard, self, self._rng)
@@ -281,6 +325,7 @@ class RaftReplicator:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 nursery.start_soon(self._mending.run)
+                nursery.start_soon(self._flush)
                 await nursery.start(self._group.run)
                 nursery.start_soon(self.forwarder.run)
                 started()
@@ -309,6 +354,7 @@ class RaftReplicator:
         replies = Replies()
         self._tickets.settle_all(Outcome(verdict), replies)
         replies.flush()
+        self._master.end(NO_LEADER)
         self.forwarder.stop()
         self._barriers.lost()
         self._board.publish(RoleEvent(Role.FOLLOWER, self._board.present.term, NO_LEADER, False))
@@ -325,19 +371,36 @@ class RaftReplicator:
         self._note_commit(core, core.commit)
 
     def form_entries(self) -> None:
-        deadline = trio.current_time() + TICKET_DEADLINE_S
-        for ticket, index, term in self._leading.form_entries(self._check_alive()):
-            self._tickets.add(ticket, index, term, deadline)
+        self._form()
+
+    def _form(self, *, all_of_it: bool = False) -> None:
+        group = self._check_alive()
+        taken = self._leading.form_entries(group, all_of_it=all_of_it)
+        if not taken:
+            return
+        now = trio.current_time()
+        if self._plain:
+            for ticket, index, term in taken:
+                self._tickets.add(ticket, index, term, now + TICKET_DEADLINE_S)
+            return
+        core = group.core
+        assert core is not None, "a leader has a core"
+        short = self.rules.short(core)
+        for ticket, index, term in taken:
+            self._master.tickets.add(ticket, index, term, now, short=short)
 
     def role_changed(self, change: RoleChange) -> None:
         group = self._check_alive()
         leads = change.role is CoreRole.LEADER
         if self.leads and (not leads or change.term != self._leading.term):
             self._leading.end()
+            self._master.end(self._hint)
         addr = group.members.client_address(change.leader) if change.leader else ""
         self._hint = LeaderHint(change.leader, addr, change.term)
         if leads and not self.leads:
             assert self._nursery is not None, "roles change while the group runs"
+            assert group.core is not None, "a leader has a core"
+            self._master.begin(group, group.core, trio.current_time())
             self._leading.begin(self._nursery, group, change.term, change.noop_index)
         self._publish(change.role, change.term)
         if change.leader:
@@ -376,6 +439,15 @@ class RaftReplicator:
             replies.flush()
         self._moved.note()
 
+    def acknowledged(self, last: int) -> None:
+        self._settle_master()
+
+    def _settle_master(self) -> None:
+        core = self._core
+        if core is not None and self._master.tickets:
+            self._master.settle(core, trio.current_time(), self._hint)
+            self._moved.note()
+
     def _note_commit(self, core: RaftCore, last: int) -> None:
         entry = core.entry_id(last)
         assert entry is not None, "what is committed is in the log"
@@ -397,6 +469,7 @@ class RaftReplicator:
         core = self._check_alive().core
         assert core is not None, "writes end in a core"
         self._allow_dispatch(core)
+        self._settle_master()
 
     def members_changed(self, membership: Membership) -> None:
         if self._leading.admitting:
@@ -412,7 +485,8 @@ class RaftReplicator:
         self._watch_disk(now)
         self._watch_store()
         self._mender.tick(now)
-        if self._leading.ready and not self._draining and self._nursery is not None:
+        self._sweep_master(now)
+        if self._leading.ready and self._plain and not self._draining and self._nursery is not None:
             self._hand_over.rebalance(self._nursery, self._check_alive(), now, self._hint)
         if self._tickets:
             replies = Replies()
@@ -422,6 +496,118 @@ class RaftReplicator:
         if self._leading.admitting:
             self.forwarder.leader_changed()  # what was parked while a transfer was tried
         self._moved.note()
+
+    # master-slave
+
+    def _wants_sync(self) -> bool:
+        core = self._core
+        return self.rules.wants_sync(core) if core is not None else True
+
+    async def _flush(self) -> None:
+        """Where entries count as soon as they are written: sync them now and then."""
+        while True:
+            await trio.sleep(FLUSH_INTERVAL_S)
+            if self._log.formed and self._log.fault is None and not self._wants_sync():
+                try:
+                    await self._log.sync()
+                except (OSError, LogUnusable) as error:
+                    log.error(
+                        "the log cannot be synced", extra={"group": self.config.group, "error": str(error)}
+                    )  # the log is impaired by it: the writer's next write says so
+
+    def _sweep_master(self, now: float) -> None:
+        group = self._check_alive()
+        core = group.core
+        if core is None or not self.leads:
+            return
+        if self._master.sweep(group, core, now):
+            core.recount(int(now * 1000))
+        self._settle_master()
+
+    def _place(self, core: RaftCore, membership: Membership) -> None:
+        """Append a membership entry; what is open goes before it, since records carry their positions."""
+        self._form(all_of_it=True)
+        core.change_membership(membership, int(trio.current_time() * 1000), allow_two=True)
+
+    async def set_strategy(self, strategy: str) -> int:
+        """Move the group to another strategy, in place; returns the index of the entry that did it, once committed.
+
+        Producers and consumers go on meanwhile: until the entry is committed the old and the new rule both hold.
+        Raises NotLeader, MoveRefused.
+        """
+        group = self._check_alive()
+        if not self.leads:
+            raise NotLeader(self._hint)
+        placed: list[int] = []
+        problem: list[Refused] = []
+        asked = trio.Event()
+
+        def ask(core: RaftCore, now_ms: int) -> None:
+            try:
+                self._place(core, moved(core, strategy, self.config.ha))
+                placed.append(core.memberships.index)
+            except Refused as error:
+                problem.append(error)
+            asked.set()
+
+        term = self._leading.term
+        group.call(ask)
+        await asked.wait()
+        if problem:
+            raise MoveRefused(str(problem[0]))
+        while self._commit < placed[0]:
+            await self._moved.wait()
+            if self._leading.term != term:
+                raise MoveRefused("leadership changed before the move was committed: look which strategy is in force")
+        log.info("strategy changed", extra={"group": self.config.group, "strategy": strategy, "index": placed[0]})
+        return placed[0]
+
+    async def promote(self, *, force: bool = False) -> Promotion:
+        """Make this replica the master by an operator's word. Raises PromotionRefused."""
+        return await promote(self._check_alive(), self.rules, force=force)
+
+    def admit_slave(self, member: Member) -> str:
+        """A slave asks to join. Master only; returns the peer address to follow. Raises NotLeader."""
+        group = self._check_alive()
+        if not self._leading.ready:
+            raise NotLeader(self._hint)
+        self._master.joining[member.id] = member
+        return str(group.settings.own_address)
+
+    def follow(self, member: Member) -> None:
+        """Connect to a member that the log does not tell of yet: the master that lets this slave join."""
+        self._check_alive().members.invite(member)
+
+    def introduction(self) -> Member:
+        """How this replica asks to join."""
+        group = self._check_alive()
+        hello = group.hello()
+        return Member(
+            id=self.node_id,
+            rank=self.config.ha.rank,
+            address=str(group.settings.own_address),
+            client_address=self.config.client_addr,
+            uuid=str(hello["uuid"]),
+        )
+
+    @property
+    def formed(self) -> bool:
+        """Does the store belong to a group already?"""
+        return self._log.formed
+
+    def rewind_needed(self, to: CoreEntryId) -> None:
+        if self._nursery is not None and not self._rewinding:
+            self._rewinding = True
+            self._nursery.start_soon(self._rewind, EntryId(to.index, to.term, to.crc, to.end))
+
+    async def _rewind(self, to: EntryId) -> None:
+        log.warning(
+            "the master's log goes another way: what was acknowledged here alone is given up",
+            extra={"group": self.config.group, "after": to.index, "last": self._log.last.index},
+        )
+        await self._check_alive().hold()
+        await rewind_store(self._log, self._fs, to)
+        raise GroupFailed(f"taken back to entry {to.index}, where the master's log goes another way; opened anew")
 
     def _watch_disk(self, now: float) -> None:
         """A disk that failed is final for the open log; for a while this replica still serves what is committed."""
@@ -470,6 +656,7 @@ class RaftReplicator:
 
     def core_stopped(self) -> None:
         self._leading.end()
+        self._master.end(NO_LEADER)
         self._hint = NO_LEADER
         self._barriers.lost()
         self._publish(CoreRole.FOLLOWER, self._board.present.term)

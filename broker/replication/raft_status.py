@@ -37,12 +37,13 @@ def replica_status(
     commit: int,
     visible: int,
     failure: str,
+    strategy: str,
 ) -> ReplicaStatus:
     """Put together what the parts know."""
     core = group.core if group is not None else None
     health, detail = _health(group, store, failure)
     return ReplicaStatus(
-        strategy="raft",
+        strategy=strategy,
         node_id=node_id,
         role=present.role,
         term=present.term,

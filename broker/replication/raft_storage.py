@@ -77,7 +77,7 @@ class GroupEntryMaker:
             prev=EntryId(prev.index, prev.term, prev.crc, prev.end),
             term=term,
             lineage=self._log.lineage,
-            commit_hint=commit,
+            commit_hint=min(commit, self._log.durable.index),  # a hint is proof of having been synced
             segment_bytes=self._log.segment_bytes,
             control=control,
         )
@@ -94,7 +94,7 @@ class RaftStorage:
         wall_ms: Callable[[], int],
         committed: Callable[[], int],
         *,
-        sync: bool = True,
+        sync: Callable[[], bool],
     ) -> None:
         self.maker = GroupEntryMaker(commit_log, wall_ms)
         self._log = commit_log
@@ -221,13 +221,15 @@ class RaftStorage:
 
     async def write(self, entries: Sequence[EntryLike]) -> None:
         mine = cast("Sequence[Entry]", entries)
-        if any(entry.kind == EntryKind.MEMBERSHIP for entry in mine):
+        # Who belongs to the group is never only written: a replica that forgot it could not even find the others.
+        changes_members = any(entry.kind == EntryKind.MEMBERSHIP for entry in mine)
+        if changes_members:
             await self._note(mine)
         last = self._log.last.index
         if mine[0].index <= last:  # a try before this one ran out of space half-way
             mine = [entry for entry in mine if entry.index > last]
         try:
-            await self._log.append(mine, sync=self._sync)
+            await self._log.append(mine, sync=changes_members or self._sync())
         except LogUnusable as error:
             raise self._unusable(error) from error
 
@@ -330,12 +332,12 @@ async def open_raft_storage(
     *,
     wall_ms: Callable[[], int],
     committed: Callable[[], int],
-    sync: bool = True,
+    sync: Callable[[], bool] = lambda: True,
 ) -> RaftStorage:
     """The open log as Raft's. `committed` gives an index that is surely committed (the snapshot's).
 
-    `detail` is what a group formed here would be. `sync=False` acknowledges before the disk has anything: a power cut
-    of a majority then loses acknowledged messages.
+    `detail` is what a group formed here would be. `sync` says, write by write, whether entries count only on the disk;
+    without it they count as soon as they are written, and whoever says so syncs the log now and then.
     """
     storage = RaftStorage(commit_log, fs, detail, wall_ms, committed, sync=sync)
     await storage.load_notes()

@@ -99,7 +99,8 @@ class Registration:
         """The id this replica registers under at the moment."""
         if self._replicator.is_ready:
             return 0
-        return self._replicator.replicas.rank(self._replicator.node_id) + 1
+        replicator = self._replicator
+        return replicator.replicas.broker_id(replicator.node_id, replicator.leader.leader_id)
 
     async def told(self) -> None:
         """Return when every name server that answers has what is known now, at the latest after a second."""

@@ -34,6 +34,11 @@ class Election(Following):
     def _tick_others(self) -> None:
         """Follower or candidate: has the timer run out?"""
         if self._clock_ms >= self._deadline_ms:
+            role, term = self.role, self.term
+            if role in (Role.PRE_CANDIDATE, Role.CANDIDATE) and self.id in self._votes:
+                self._tally(over=True)
+                if (self.role, self.term) != (role, term):
+                    return
             if self.role == Role.CANDIDATE and self.id not in self._votes:
                 self._reset_election_timer()  # our own vote is still being written: another term would not be faster
             elif self._may_campaign and self.rules.elects(self):
@@ -56,7 +61,10 @@ class Election(Following):
             return
         if not self._may_campaign:
             raise Refused(f"{self.id} cannot lead: {self._why_not()}")
-        self._campaign(pre=False, why=Campaign.FORCED if force else Campaign.ORDERED)
+        if force:
+            self._campaign(pre=False, why=Campaign.FORCED)
+        else:
+            self._campaign(pre=True, why=Campaign.ORDERED)  # a living leader is not disturbed by asking
 
     def _why_not(self) -> str:
         if self.health != Health.OK:
@@ -109,11 +117,11 @@ class Election(Following):
         self._votes[self.id] = True
         self._tally()
 
-    def _tally(self) -> None:
-        verdict = self.rules.tally(self, self._votes)
+    def _tally(self, *, over: bool = False) -> None:
+        verdict = self.rules.tally(self, self._votes, over=over)
         if verdict is Verdict.WON:
             if self.role == Role.PRE_CANDIDATE:
-                self._campaign(pre=False)
+                self._campaign(pre=False, why=self.campaign)
             else:
                 self._start_leading()
         elif verdict is Verdict.LOST:

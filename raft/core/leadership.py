@@ -72,6 +72,12 @@ class Leadership(Replication):
             if not self._is_voter and self.memberships.index <= self.commit:
                 self._leave()
 
+    def recount(self, now_ms: int) -> None:
+        """The rules may see it differently now."""
+        self._advance(now_ms)
+        if self.role == Role.LEADER:
+            self._count()
+
     def _check_own_term(self, index: int) -> None:
         if self.log.term_at(index) != self.term:
             raise InvariantBroken("S8", f"entry {index} of an older term would be committed by counting")

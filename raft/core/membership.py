@@ -35,6 +35,11 @@ class Memberships:
         return self._latest[1] if self._latest is not None else None
 
     @property
+    def before(self) -> Membership | None:
+        """The one that the newest replaced, if it is still known."""
+        return self._before[1] if self._before is not None else None
+
+    @property
     def index(self) -> int:
         """Index of its entry; 0 when there is none."""
         return self._latest[0] if self._latest is not None else 0

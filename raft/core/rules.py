@@ -34,8 +34,8 @@ class Rules:
         """The term a candidate asks to lead."""
         return core.term + 1
 
-    def tally(self, core: CoreState, votes: Mapping[NodeId, bool]) -> Verdict:
-        """The state of the vote under way (`core.campaign` says what kind it is)."""
+    def tally(self, core: CoreState, votes: Mapping[NodeId, bool], *, over: bool) -> Verdict:
+        """The state of the vote under way (`core.campaign` says what kind it is); `over`: its time has run out."""
         return tally(_quorum(core), votes)
 
     def committed(self, core: CoreState, reached: Mapping[NodeId, int]) -> int:

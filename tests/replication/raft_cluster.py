@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import trio
 
-from broker.replication.base import GroupFailed, ReplyTo
+from broker.replication.base import GroupFailed, NotLeader, ReplyTo
+from broker.replication.ha.config import HaConfig
 from broker.replication.raft_group import GroupConfig, Peer, RaftReplicator
 from broker.store.fs_memory import MemoryFileSystem
 from raft.node import NodeConfig, RaftNode
@@ -47,6 +48,7 @@ class Machine:
         }
         self.replicas: dict[str, Replica] = {}
         self.lives = 0
+        self.boots = 1
         self.failures: list[str] = []
         self._scope = trio.CancelScope()
         self._down = trio.Event()
@@ -97,16 +99,34 @@ class Machine:
             )
             self.replicas[group] = Replica(store, source, replicator)
             try:
-                await replicator.run(task_status=task_status)
-            except GroupFailed as error:
+                async with trio.open_nursery() as nursery:
+                    if cluster.strategy != "raft":
+                        nursery.start_soon(self._join, replicator, group)
+                    await replicator.run(task_status=task_status)
+            except* GroupFailed as errors:
                 if not cluster.reopens:
                     await trio.sleep_forever()
-                self.failures.append(str(error))
+                self.failures.append(str(errors.exceptions[0]))
         if not self._scope.cancel_called:
             await self._run_group(node, group, task_status=trio.TASK_STATUS_IGNORED)
 
+    async def _join(self, replicator: RaftReplicator, group: str) -> None:
+        """What a broker does through the name server: an empty master founds, an empty slave asks the master."""
+        while True:
+            await trio.sleep(0.05)
+            others = [r.replicator for r in self.cluster.replicas(group) if r.replicator is not replicator]
+            if replicator.formed:
+                return
+            replicator.may_found = replicator.config.ha.founds and not any(other.formed for other in others)
+            for other in others:
+                if other.is_ready:
+                    with suppress(NotLeader):
+                        other.admit_slave(replicator.introduction())
+                        replicator.follow(other.introduction())
+
     async def kill(self, *, keep: float | None = 1.0) -> None:
         """kill -9 (`keep=1.0`: the page cache survives) or a power cut (0.0, None)."""
+        self.boots += keep != 1.0
         for disk in self.disks.values():
             disk.crash(keep=keep)
         self.cluster.net.reset(self.name)
@@ -122,11 +142,16 @@ class Cluster:
         self.net = MemoryNetwork()
         self.node_config = NodeConfig()
         self.config_cluster = "test"
+        self.strategy = "raft"
+        self.ha: dict[str, object] = {}
+        """HaConfig's fields, where they are not the defaults."""
         self.reopens = False
         """Whether a group that ended is opened again, as a broker does."""
         self.machines = {name: Machine(self, name) for name in names}
 
     def config(self, name: str, group: str) -> GroupConfig:
+        if self.strategy != "raft":
+            return self._slave_config(name, group)
         at = self.groups.index(group) % len(self.names)
         return GroupConfig(
             cluster=self.config_cluster,
@@ -136,6 +161,20 @@ class Cluster:
             client_addr=f"{name}:10911",
             segment_bytes=SEGMENT_BYTES,
             preferred_leader=self.names[at],
+        )
+
+    def _slave_config(self, name: str, group: str) -> GroupConfig:
+        rank = self.names.index(name)
+        return GroupConfig(
+            cluster=self.config_cluster,
+            group=group,
+            node_id=name,
+            peers=(Peer(name, name, PORT),),
+            client_addr=f"{name}:10911",
+            segment_bytes=SEGMENT_BYTES,
+            strategy=self.strategy,
+            ha=HaConfig(**{"rank": rank, "founds": rank == 0, "flush_sync": True, **self.ha}),  # type: ignore[arg-type]
+            boot_id=str(self.machines[name].boots),
         )
 
     async def start(self) -> None:
@@ -187,10 +226,18 @@ class Cluster:
 
 @asynccontextmanager
 async def cluster(
-    names: Sequence[str] = ("n0", "n1", "n2"), groups: Sequence[str] = ("g",), *, seed: int = 1, start: bool = True
+    names: Sequence[str] = ("n0", "n1", "n2"),
+    groups: Sequence[str] = ("g",),
+    *,
+    seed: int = 1,
+    start: bool = True,
+    strategy: str = "raft",
+    **ha: object,
 ) -> AsyncIterator[Cluster]:
     async with trio.open_nursery() as nursery:
         made = Cluster(nursery, names, groups, seed)
+        made.strategy = strategy
+        made.ha = ha
         if start:
             await made.start()
         yield made

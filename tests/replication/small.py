@@ -96,9 +96,9 @@ class SmallStore:
     async def run(self) -> None:
         while True:
             await self._wake.wait()
-            while not self.held and self.dispatched < min(self._allowed, self.log.durable.index):
+            while not self.held and self.dispatched < min(self._allowed, self.log.last.index):
                 for entry in await self.log.read(self.dispatched + 1, 1 << 20):
-                    if entry.index > min(self._allowed, self.log.durable.index):
+                    if entry.index > min(self._allowed, self.log.last.index):
                         break
                     if entry.kind == EntryKind.MESSAGES:
                         self.applied += [(entry.index, payload) for payload in payloads(entry)]

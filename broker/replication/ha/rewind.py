@@ -1,0 +1,35 @@
+"""Taking a store back behind an entry that was dispatched here but is in no log that counts any more.
+
+A master acknowledges by itself (`async`, or too few slaves in sync) and shows what it acknowledged; if another replica
+is made the master meanwhile, this one's tail was given up. The log is cut as any follower's log would be, only further
+back than what was applied, so the tables and indexes have to be made anew: from an older snapshot that the cut leaves
+valid, else from the log's beginning, else by an installation. The replica is opened anew afterwards.
+
+Order, each step durable before the next; a crash in between leaves a store that the same master asks to be taken back
+again: snapshots of the tail go, the marks are lowered, the log is cut.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from broker.store.snapshot import META_DIR, list_snapshots
+
+if TYPE_CHECKING:
+    from broker.store.commit_log import CommitLog
+    from broker.store.entry import EntryId
+    from broker.store.fs import FileSystem
+
+__all__ = ["rewind_store"]
+
+
+async def rewind_store(commit_log: CommitLog, fs: FileSystem, to: EntryId) -> None:
+    """Cut the log behind `to`, whatever was dispatched. Nothing else may write. Raises OSError, LogUnusable."""
+    for index in await list_snapshots(fs):
+        if index > to.index:
+            await fs.unlink(f"{META_DIR}/{index:020d}")
+    await fs.sync_dir(META_DIR)
+    marks = commit_log.marks
+    floor = to if marks.values.floor.index > to.index else marks.values.floor
+    await marks.put(floor=floor, dispatched=min(marks.values.dispatched, to.index), clean=None)
+    await commit_log.truncate_after(to.index)
