@@ -65,6 +65,14 @@ def _own_address(towards: str) -> str:
         return "127.0.0.1"
 
 
+def _boot_id() -> str:
+    """Of this start of the machine; "" where the system does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
 def _load(arguments: argparse.Namespace) -> list[Loaded]:
     loaded: list[Loaded] = []
     for path in arguments.files:
@@ -91,6 +99,7 @@ async def _run(loaded: Sequence[Loaded], seed: str) -> None:
         seed=seed,
         connections_max=max(1, connection_limit() // len(loaded)),
         pid=os.getpid(),
+        boot_id=_boot_id(),
     )
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:

@@ -48,6 +48,8 @@ class Strategy(StrEnum):
     LOCAL = "local"
 
 
+_BROKER_ID_MAX = 255
+"""It is the low byte of the epochs that a replica may open."""
 _MIB = 1 << 20
 _GIB = 1 << 30
 
@@ -83,7 +85,9 @@ class BrokerConfig:
     broker_ip: str = _key("brokerIP1", values.text(r"[\w.:%-]*", "an address that clients can reach"), "")
     """What clients are told. Empty: the address by which this host reaches its name server."""
     ha_listen_port: int = _key("haListenPort", values.integer(0, 65535), 0)
-    """0: listenPort + 1."""
+    """Where the replicas of a master-slave group reach this one. 0: listenPort + 1."""
+    ha_ip: str = _key("brokerIP2", values.text(r"[\w.:%-]*", "an address that the other replicas can reach"), "")
+    """What the other replicas are told. Empty: brokerIP1."""
     metrics_port: int = _key("metricsPort", values.integer(-1, 65535), 0)
     """HTTP /health and /metrics. 0: listenPort + 8; -1: none."""
     register_period_s: float = _key("registerNameServerPeriod", values.integer(10_000, 60_000, unit="ms"), 30.0)
@@ -148,6 +152,21 @@ class BrokerConfig:
     held_pulls_max: int = _key("pullThreadPoolQueueCapacity", values.integer(16, 10_000_000), 100_000)
     max_frame_bytes: int = _key("maxFrameSize", values.integer(1 << 16, 16 * _MIB, unit="bytes", sizes=True), 16 * _MIB)
 
+    # --- master-slave
+    in_sync_replicas: int = _key("inSyncReplicas", values.integer(1, 255), 2)
+    """SYNC_MASTER: replicas, the master included, that hold a message before it is acknowledged. (5.x ships 1, with
+    which SYNC_MASTER would wait for nobody; 4.9 knows no such key and waits for one slave.)"""
+    min_in_sync_replicas: int = _key("minInSyncReplicas", values.integer(1, 255), 1)
+    auto_in_sync: bool = _key("enableAutoInSyncReplicas", values.boolean(), False)
+    slave_timeout_s: float = _key("slaveTimeout", values.integer(1, 600_000, unit="ms"), 3.0)
+    flush_timeout_s: float = _key("syncFlushTimeout", values.integer(1, 600_000, unit="ms"), 5.0)
+    gap_bytes: int = _key(
+        "haMaxGapNotInSync",
+        values.integer(1024, 64 * _GIB, unit="bytes", sizes=True),
+        256 * _MIB,
+        "haSlaveFallbehindMax",
+    )
+
     # --- replication
     strategy: Strategy = _key("replicationStrategy", values.choice(Strategy), Strategy.AUTO)
     dleger: bool = _key("enableDLegerCommitLog", values.boolean(), False, "enableDLedgerCommitLog")
@@ -174,6 +193,11 @@ class BrokerConfig:
         return Strategy.SYNC if self.broker_role is BrokerRole.SYNC_MASTER else Strategy.ASYNC
 
     @property
+    def master_slave(self) -> bool:
+        """Is a group that is formed here replicated from a master to slaves (of which there may be none)?"""
+        return self.replication in (Strategy.SYNC, Strategy.ASYNC)
+
+    @property
     def sync_flush(self) -> bool:
         """Whether an acknowledgement waits for this replica's own disk."""
         if self.replication is Strategy.RAFT:
@@ -193,8 +217,8 @@ class BrokerConfig:
         """Return self, or raise `ConfigError` where two settings contradict each other."""
         if self.replication is Strategy.RAFT:
             self._check_raft()
-        if self.broker_role is BrokerRole.SLAVE and self.broker_id == 0 and self.replication is not Strategy.RAFT:
-            raise ConfigError("brokerRole = 'SLAVE': needs brokerId above 0")
+        if self.master_slave:
+            self._check_master_slave()
         if self.disk_clean_ratio < self.disk_used_ratio:
             raise ConfigError(
                 f"diskSpaceCleanForciblyRatio = {self.disk_clean_ratio}: allowed is diskMaxUsedSpaceRatio"
@@ -205,6 +229,21 @@ class BrokerConfig:
         if self.listen_port == 1:
             raise ConfigError("listenPort = 1: allowed is 0, or a port from 3")
         return self
+
+    def _check_master_slave(self) -> None:
+        if self.broker_role is BrokerRole.SLAVE and self.broker_id == 0:
+            raise ConfigError("brokerRole = 'SLAVE': needs brokerId above 0")
+        if self.broker_role is not BrokerRole.SLAVE and self.broker_id:
+            raise ConfigError(
+                f"brokerId = {self.broker_id}: allowed is 0 for brokerRole {self.broker_role.value}; above 0 is a SLAVE"
+            )
+        if self.broker_id > _BROKER_ID_MAX:
+            raise ConfigError(f"brokerId = {self.broker_id}: allowed is a whole number from 0 to {_BROKER_ID_MAX}")
+        if self.min_in_sync_replicas > self.in_sync_replicas:
+            raise ConfigError(
+                f"minInSyncReplicas = {self.min_in_sync_replicas}: allowed is at most inSyncReplicas"
+                f" ({self.in_sync_replicas})"
+            )
 
     def _check_raft(self) -> None:
         ids = [peer.id for peer in self.peers]
@@ -250,7 +289,6 @@ _SPELLINGS = _spellings()
 _OLDER = {
     "mapedFile": "mappedFile",
     "isEnableBatchPush": "enableBatchPush",
-    "haSlaveFallbehindMax": "haMaxGapNotInSync",
 }
 
 
@@ -276,8 +314,9 @@ def parse_settings(settings: Mapping[str, str], *, defaults: Mapping[str, str] |
             idle.setdefault(reason, []).append(key)
         else:
             unknown.append(key)
-    if "register_period_s" in found:
-        found["register_period_s"] = found["register_period_s"] / 1000
+    for name in ("register_period_s", "slave_timeout_s", "flush_timeout_s"):
+        if name in found:
+            found[name] = found[name] / 1000
     notices = [f"unknown setting, ignored: {key}" for key in unknown]
     notices += [f"no effect: {', '.join(keys)} ({reason})" for reason, keys in idle.items()]
     return Loaded(replace(BrokerConfig(), **found).check(), tuple(notices))

@@ -28,6 +28,8 @@ class Env:
     ids and election timeouts come from it."""
     connections_max: int = 10_000
     """Clients that one replica accepts; the process knows its descriptor limit."""
+    boot_id: str = ""
+    """Changes with every start of the machine: what was written but not synced before may be gone. "": not known."""
     pid: int = 0
     """Process id, for operators; 0 when it means nothing."""
 

@@ -24,6 +24,8 @@ from broker.pages import serve_pages
 from broker.processor.admin.broker import Parts, group_status
 from broker.replication.base import Replicator, ReplicatorError
 from broker.replication.intake import Intake
+from broker.replication.raft_group import RaftReplicator
+from broker.service.joining import Joining
 from broker.service.registration import Registration
 from broker.store.message_store import MessageStore, open_message_store
 from broker.wiring import Wired, Wiring, make_intake, make_replicator, store_config
@@ -142,6 +144,8 @@ async def open_replica(config: BrokerConfig, node: RaftNode | None, env: Env) ->
                 wired = wiring.build(registration)
                 await nursery.start(intake.run)
                 await nursery.start(replicator.run)
+                if isinstance(replicator, RaftReplicator) and config.master_slave:
+                    await nursery.start(Joining(config, replicator, client, address).run)
                 for service in wired.services:
                     await nursery.start(service)
                 if config.metrics_port >= 0:

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from broker.config import BrokerConfig, BrokerRole, ConfigError, Strategy
+from broker.config import BrokerConfig, ConfigError, Strategy
 from broker.env import Env
 from broker.metadata.ops import NewerVersion
 from broker.replica import Replica, open_replica
@@ -120,8 +120,8 @@ async def open_broker(configs: Sequence[BrokerConfig], env: Env) -> AsyncIterato
 async def _start_node(
     configs: Sequence[BrokerConfig], env: Env, nursery: trio.Nursery, scope: trio.CancelScope
 ) -> RaftNode | None:
-    """The process's part in all its Raft groups: one tick, one listener, one link per pair of nodes."""
-    grouped = [config for config in configs if config.replication is Strategy.RAFT]
+    """The process's part in all its replicated groups: one tick, one listener, one link per pair of nodes."""
+    grouped = [config for config in configs if config.replication is not Strategy.LOCAL]
     if not grouped:
         return None
     first = grouped[0]
@@ -153,12 +153,6 @@ def _check(configs: Sequence[BrokerConfig]) -> None:
             config.check()
         except ConfigError as error:
             raise StartError(str(error)) from None
-        slave = config.broker_role is BrokerRole.SLAVE and config.replication is not Strategy.RAFT
-        if config.replication is Strategy.SYNC or slave:
-            raise StartError(
-                f"brokerRole = {config.broker_role.value} ({config.broker_name}): synchronous master and slave are not"
-                " built yet; use ASYNC_MASTER without slaves, or enableDLegerCommitLog for replication"
-            )
         for what, value in (
             ("storePathRootDir", config.store_dir),
             ("listenPort", str(config.listen_port) if config.listen_port else ""),
@@ -169,7 +163,7 @@ def _check(configs: Sequence[BrokerConfig]) -> None:
                     f"{what} = {value} is used by {configs[before].broker_name} and {config.broker_name}:"
                     " every replica needs its own"
                 )
-        same = [each for each in configs if each.replication is Strategy.RAFT]
+        same = [each for each in configs if each.replication is not Strategy.LOCAL]
         if len({(each.heartbeat_ms, each.election_ms) for each in same}) > 1:
             raise StartError("raftHeartbeatMs and raftElectionMs must be equal in all files of one process")
 
@@ -265,6 +259,8 @@ def explain(error: BaseException, config: BrokerConfig) -> str:
 def _os_error(error: OSError, config: BrokerConfig) -> str:
     if error.errno == errno.EADDRINUSE:
         peer = f", or dLegerPeers' own port {config.own_peer.port}" if config.own_peer is not None else ""
+        if config.master_slave:
+            peer = f", or {config.ha_listen_port or config.listen_port + 1} (haListenPort)"
         return f"port {config.listen_port} (listenPort){peer} is in use: stop what listens there, or choose another"
     if error.errno in (errno.EADDRNOTAVAIL, errno.EACCES) and error.filename is None:
         return f"cannot listen on {config.bind_address}:{config.listen_port}: {error.strerror}"

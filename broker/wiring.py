@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from broker.config import BrokerConfig, Strategy
+from broker.config import BrokerConfig, BrokerRole, FlushDiskType, Strategy
 from broker.metadata.clients import ClientTable
 from broker.metadata.state import GroupState
 from broker.metrics import Counters, Rates
@@ -21,6 +21,7 @@ from broker.processor.admin.broker import BrokerAdmin, Parts
 from broker.processor.admin.clients import ClientAdmin
 from broker.processor.admin.groups import GroupAdmin
 from broker.processor.admin.inspection import Inspection
+from broker.processor.admin.joining import JoiningAdmin
 from broker.processor.admin.progress import ProgressAdmin
 from broker.processor.admin.routes import Administration
 from broker.processor.admin.topics import TopicAdmin
@@ -36,6 +37,7 @@ from broker.processor.routes import Lanes, Processors, make_routes
 from broker.processor.send_back import SendBackProcessor
 from broker.processor.send_message import SendProcessor
 from broker.replication.base import GroupFailed, Replicator
+from broker.replication.ha.config import HaConfig
 from broker.replication.intake import Intake, IntakeConfig
 from broker.replication.local import LocalConfig, LocalReplicator
 from broker.replication.pending_offsets import PendingCollector
@@ -44,6 +46,7 @@ from broker.replication.raft_group import Peer as RaftPeer
 from broker.service.client_calls import ClientCalls
 from broker.service.hold import HoldTable
 from broker.service.housekeeping import Housekeeping
+from broker.service.joining import log_in_sync
 from broker.service.leases import Leases
 from broker.service.live_config import LiveConfig, creation_rules, retention_rules
 from broker.service.long_polling import LongPolling
@@ -119,7 +122,7 @@ def make_replicator(
 ) -> Replicator:
     """The strategy that the configuration asks for."""
     rng = env.rng(f"{config.broker_name}/{config.node_id}", "replication")
-    if config.replication is not Strategy.RAFT:
+    if config.replication is Strategy.LOCAL:
         return LocalReplicator(
             store,
             intake,
@@ -131,7 +134,9 @@ def make_replicator(
             ),
             rng,
         )
-    assert node is not None, "a Raft group needs the process's Raft node"
+    assert node is not None, "a replicated group needs the process's Raft node"
+    host, _, port = address.rpartition(":")
+    own = RaftPeer(config.node_id, config.ha_ip or host, config.ha_listen_port or int(port) + 1)
     return RaftReplicator(
         node,
         store,
@@ -140,10 +145,24 @@ def make_replicator(
             cluster=config.cluster_name,
             group=config.broker_name,
             node_id=config.node_id,
-            peers=tuple(RaftPeer(peer.id, peer.host, peer.port) for peer in config.peers),
+            peers=(own,) if config.master_slave else tuple(RaftPeer(p.id, p.host, p.port) for p in config.peers),
             client_addr=address,
             segment_bytes=config.segment_bytes,
             preferred_leader=config.preferred_leader,
+            listen_host=config.bind_address if config.master_slave else None,
+            strategy=config.replication.value,
+            ha=HaConfig(
+                founds=config.broker_role is not BrokerRole.SLAVE,
+                rank=config.broker_id,
+                wanted=config.in_sync_replicas,
+                least=config.min_in_sync_replicas,
+                lowers=config.auto_in_sync,
+                flush_sync=config.flush_disk_type is FlushDiskType.SYNC_FLUSH,
+                slave_timeout_s=config.slave_timeout_s,
+                flush_timeout_s=config.flush_timeout_s,
+                gap_bytes=config.gap_bytes,
+            ),
+            boot_id=env.boot_id,
             unsafe_async_flush=config.unsafe_async_flush,
         ),
         fs,
@@ -225,6 +244,10 @@ class Wiring:
             query=QueryProcessor(state, store, replicator),
             admin=self._administration(parts, clients, calls, statistics, registration),
             admin_allow=config.admin_allow,
+            topics=TopicAdmin(config, state, store, intake, replicator, clients, registration),
+            groups=GroupAdmin(config, state, store, intake, replicator, clients),
+            broker=BrokerAdmin(parts),
+            joining=JoiningAdmin(config, replicator),
         )
         leaderless = Leaderless(state, intake, replicator, forwarder)
         leaderless.unpack(store.log.marks.values.pending)
@@ -245,6 +268,7 @@ class Wiring:
                 schedule.run_term,
                 members.run_term,
                 members.expire_inherited,
+                partial(log_in_sync, state, intake, replicator),
             ],
             observers=[registration.role_changed, lambda event: polling.role_changed(), leaderless.role_changed],
         )

@@ -136,9 +136,7 @@ class Birth:
         while self._offered:
             sender, entries = self._offered.popleft()
             membership = self._storage.maker.read_membership(entries[0])
-            listed = membership.member(self._settings.node_id)
-            joins = self._settings.joins and listed is None
-            refusal = None if joins else formation.refusal(membership)
+            refusal = None if self._settings.joins else formation.refusal(membership)
             if refusal is None:
                 await self._become_formed(membership, entries)
                 return True

@@ -32,7 +32,7 @@ class GroupSettings:
     founds: Callable[[], bool] = lambda: True
     """May this empty replica form the group now, once all peers are here?"""
     joins: bool = False
-    """An empty replica takes entry 1 from a member that knows it, although the entry does not list it."""
+    """An empty replica takes entry 1 from any member that knows it, although the entry does not list this store."""
 
     @property
     def own_address(self) -> Address:

@@ -298,7 +298,7 @@ class Replicas:
         own = numbers[node_id]
         if own:
             return own
-        return numbers.get(leader_id, 0) or max(numbers.values()) + 1
+        return numbers.get(leader_id, 0) or 256  # above all that can be configured
 
     def rank(self, node_id: str) -> int:
         """Position among the sorted voters: decides the id under which a replica registers."""

@@ -38,7 +38,7 @@ from broker.replication.base import (
     Verdict,
 )
 from broker.replication.forward import Forwarder
-from broker.replication.ha.master import Master
+from broker.replication.ha.master import JoinRefused, Master
 from broker.replication.ha.move import MoveRefused, moved
 from broker.replication.ha.promotion import Promotion, promote
 from broker.replication.ha.rewind import rewind_store
@@ -194,8 +194,13 @@ class RaftReplicator:
         return Replicas(
             tuple((member.id, group.members.client_address(member.id)) for member in voters),
             tuple((member.id, group.members.client_address(member.id)) for member in learners),
-            () if self.strategy == RAFT else tuple((member.id, member.rank) for member in (*voters, *learners)),
+            () if self.strategy == RAFT else self._numbers((*voters, *learners)),
         )
+
+    def _numbers(self, members: Sequence[Member]) -> tuple[tuple[str, int], ...]:
+        numbers = {member.id: member.rank for member in members}
+        numbers.setdefault(self.node_id, self.config.ha.rank)  # not listed yet
+        return tuple(sorted(numbers.items()))
 
     @property
     def _core(self) -> RaftCore | None:
@@ -368,6 +373,7 @@ class RaftReplicator:
     # the group's turns (GroupHost)
 
     def core_started(self, core: RaftCore) -> None:
+        self.rules.uuid = str(self._check_alive().hello()["uuid"])
         self._note_commit(core, core.commit)
 
     def form_entries(self) -> None:
@@ -567,10 +573,15 @@ class RaftReplicator:
         return await promote(self._check_alive(), self.rules, force=force)
 
     def admit_slave(self, member: Member) -> str:
-        """A slave asks to join. Master only; returns the peer address to follow. Raises NotLeader."""
+        """A slave asks to join. Master only; returns the peer address to follow. Raises NotLeader, JoinRefused."""
         group = self._check_alive()
         if not self._leading.ready:
             raise NotLeader(self._hint)
+        if self.strategy == RAFT:
+            raise JoinRefused("the group is under raft: its members are changed with `trimq admin group`")
+        there = group.members.introductions.get(member.id)
+        if member.id == self.node_id or (there is not None and there.store_uuid != member.uuid):
+            raise JoinRefused(f"{member.id} is here already: every replica of a group needs a brokerId of its own")
         self._master.joining[member.id] = member
         return str(group.settings.own_address)
 

@@ -1,18 +1,23 @@
-"""Three broker processes in one test: each a host of its own, with replicas of the same Raft groups."""
+"""Several broker processes in one test: each a host of its own, with replicas of the same groups."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import trio
 
-from broker.config import BrokerConfig, Peer, Strategy
+from broker.config import BrokerConfig, BrokerRole, FlushDiskType, Peer, Strategy
+from broker.replication.raft_group import RaftReplicator
 from broker.runtime import Broker, Replica, open_broker
+from namesrv.config import NamesrvConfig
+from namesrv.server import serve_namesrv
 from tests.broker.support import World
 
 PEER_PORT = 40911
+NAMESRV = "10.0.1.1:9876"
 CLIENT_PORT = 10911
 
 
@@ -39,6 +44,27 @@ def raft_config(number: int, group: int = 0, *, nodes: int = 3, **changes: objec
     return BrokerConfig(**{**fields, **changes})  # type: ignore[arg-type]  # keywords of the caller
 
 
+def slave_config(number: int, group: int = 0, *, strategy: Strategy, **changes: object) -> BrokerConfig:
+    """Node 0 has the master, the others its slaves."""
+    name = f"broker-{chr(ord('a') + group)}"
+    fields: dict[str, object] = {
+        "broker_role": (BrokerRole.SYNC_MASTER if strategy is Strategy.SYNC else BrokerRole.ASYNC_MASTER)
+        if number == 0
+        else BrokerRole.SLAVE,
+        "broker_id": number,
+        "flush_disk_type": FlushDiskType.SYNC_FLUSH,
+        "broker_name": name,
+        "namesrv": (NAMESRV,),
+        "listen_port": CLIENT_PORT + 20 * group,
+        "ha_listen_port": PEER_PORT,
+        "broker_ip": node_ip(number),
+        "store_dir": f"n{number}/{name}",
+        "segment_bytes": 8 << 20,
+        "metrics_port": -1,
+    }
+    return BrokerConfig(**{**fields, **changes})  # type: ignore[arg-type]  # keywords of the caller
+
+
 class Node:
     """A machine: its process may be killed and started again."""
 
@@ -56,7 +82,7 @@ class Node:
 
     async def _run(self, task_status: trio.TaskStatus[Broker]) -> None:
         cluster = self.cluster
-        configs = [raft_config(self.number, group, **cluster.changes) for group in range(cluster.groups)]
+        configs = [cluster.config(self.number, group) for group in range(cluster.groups)]
         try:
             async with open_broker(configs, cluster.world.env(node_ip(self.number))) as broker:
                 task_status.started(broker)
@@ -87,12 +113,26 @@ class Node:
 
 
 class Cluster:
-    def __init__(self, world: World, nursery: trio.Nursery, groups: int, changes: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        world: World,
+        nursery: trio.Nursery,
+        groups: int,
+        changes: dict[str, Any],
+        strategy: Strategy = Strategy.RAFT,
+        count: int = 3,
+    ) -> None:
         self.world = world
         self.nursery = nursery
         self.groups = groups
         self.changes = changes
-        self.nodes = [Node(self, number) for number in range(3)]
+        self.strategy = strategy
+        self.nodes = [Node(self, number) for number in range(count)]
+
+    def config(self, number: int, group: int) -> BrokerConfig:
+        if self.strategy is Strategy.RAFT:
+            return raft_config(number, group, **self.changes)
+        return slave_config(number, group, strategy=self.strategy, **self.changes)
 
     def leader(self, group: int = 0) -> Node | None:
         """The node whose replica is the ready leader."""
@@ -130,3 +170,32 @@ async def open_cluster(groups: int = 1, *, world: World | None = None, **changes
         for node in cluster.nodes:
             if node.broker is not None:
                 await node.stop()
+
+
+@asynccontextmanager
+async def open_master_slave(
+    strategy: Strategy, *, slaves: int = 2, world: World | None = None, **changes: Any
+) -> AsyncIterator[Cluster]:
+    """A name server, a master on node 0 and its slaves, in sync."""
+    world = world or World()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(serve_namesrv, NamesrvConfig(), world.at(NAMESRV.partition(":")[0])))
+        cluster = Cluster(world, nursery, 1, changes, strategy, 1 + slaves)
+        for node in cluster.nodes:
+            await node.start()
+        await until(lambda: len(in_sync(cluster)) == 1 + slaves)
+        yield cluster
+        for node in cluster.nodes:
+            if node.broker is not None:
+                await node.stop()
+        nursery.cancel_scope.cancel()
+
+
+def in_sync(cluster: Cluster) -> tuple[str, ...]:
+    """What the master says."""
+    master = cluster.leader()
+    if master is None:
+        return ()
+    replicator = master.replica().replicator
+    assert isinstance(replicator, RaftReplicator)
+    return replicator.in_sync

@@ -40,8 +40,8 @@ async def test_a_port_in_use_is_one_clear_sentence(autojump_clock: MockClock) ->
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"strategy": Strategy.SYNC}, "not built yet"),
-        ({"strategy": Strategy.AUTO, "broker_role": BrokerRole.SLAVE, "broker_id": 1}, "not built yet"),
+        ({"strategy": Strategy.SYNC, "broker_id": 1}, "brokerId = 1: allowed is 0 for brokerRole ASYNC_MASTER"),
+        ({"strategy": Strategy.AUTO, "broker_role": BrokerRole.SLAVE}, "needs brokerId above 0"),
         ({"strategy": Strategy.RAFT}, "dLegerPeers is missing"),
     ],
 )

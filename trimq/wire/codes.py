@@ -144,6 +144,8 @@ class RequestCode(IntEnum):
     """Ours: capabilities both ways. Body `trimq.wire.body.group.Hello`."""
     GROUP_STATUS = 9001
     """Ours: roles and marks of one replica group. Body `trimq.wire.body.group.GroupStatus`."""
+    JOIN_GROUP = 9007
+    """Ours: a slave asks the master of its group to let it follow."""
     POP_MESSAGE = 200050
     ACK_MESSAGE = 200051
     PEEK_MESSAGE = 200052

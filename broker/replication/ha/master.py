@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
-from broker.replication.base import LeaderHint, Outcome, Replies, Verdict
+from broker.replication.base import LeaderHint, Outcome, ReplicatorError, Replies, Verdict
 from broker.replication.ha.config import HaConfig
 from broker.replication.ha.in_sync import InSync, SlaveView
 from broker.replication.ha.rules import RAFT, SYNC, GroupRules, detail_of
@@ -21,12 +21,16 @@ from raft.core.errors import Refused
 from raft.core.types import Health, Member, Membership, PeerState
 from raft.group import RaftGroup
 
-__all__ = ["Master"]
+__all__ = ["JoinRefused", "Master"]
 
 log = logging.getLogger(__name__)
 
 Place = Callable[[RaftCore, Membership], None]
 """Append a membership entry, the open batch before it. Raises `raft.core.errors.Refused`."""
+
+
+class JoinRefused(ReplicatorError):
+    """This slave cannot follow here; the message says why."""
 
 
 class Master:

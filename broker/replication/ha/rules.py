@@ -62,6 +62,8 @@ class GroupRules(Rules):
     def __init__(self) -> None:
         self.in_sync: tuple[NodeId, ...] = ()
         """Who is in sync, sorted, the master included. Only read on a master."""
+        self.uuid = ""
+        """Of the own store: an empty one is not the master that the first entries name."""
         self.wanted = 0
         """How many replicas a sync entry is acknowledged by now; 0: what the membership says."""
         self.unsafe_flush = False
@@ -148,7 +150,9 @@ class GroupRules(Rules):
             here = each is not current or core.durable >= core.memberships.index
             if here and detail_of(each).strategy == RAFT:
                 return True
-        return detail_of(regimes[0]).strategy != RAFT and detail_of(current).master == core.id
+        me = current.member(core.id)
+        named = detail_of(current).master == core.id and me is not None and me.uuid in ("", self.uuid)
+        return named and detail_of(regimes[0]).strategy != RAFT
 
     def next_term(self, core: CoreState) -> int:
         if self.raft_only(core):
