@@ -101,7 +101,7 @@ async def test_slaves_serve_reads_and_keep_offsets_while_the_master_is_down_and_
             await user.ask(RequestCode.UPDATE_CONSUMER_OFFSET, update)
         await equal(cluster)
         await master.kill()
-        await trio.sleep(180)
+        await trio.sleep(30)
         query = QueryOffsetHeader(consumer_group="g", topic="T", queue_id=0).to_ext()
         async with open_user(cluster.world, slave.replica().address) as user:
             refused = await user.send("T", b"x")
