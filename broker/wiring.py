@@ -21,7 +21,7 @@ from broker.processor.admin.broker import BrokerAdmin, Parts
 from broker.processor.admin.clients import ClientAdmin
 from broker.processor.admin.groups import GroupAdmin
 from broker.processor.admin.inspection import Inspection
-from broker.processor.admin.joining import JoiningAdmin
+from broker.processor.admin.master_slave import MasterSlaveAdmin
 from broker.processor.admin.progress import ProgressAdmin
 from broker.processor.admin.routes import Administration
 from broker.processor.admin.topics import TopicAdmin
@@ -244,10 +244,6 @@ class Wiring:
             query=QueryProcessor(state, store, replicator),
             admin=self._administration(parts, clients, calls, statistics, registration),
             admin_allow=config.admin_allow,
-            topics=TopicAdmin(config, state, store, intake, replicator, clients, registration),
-            groups=GroupAdmin(config, state, store, intake, replicator, clients),
-            broker=BrokerAdmin(parts),
-            joining=JoiningAdmin(config, replicator),
         )
         leaderless = Leaderless(state, intake, replicator, forwarder)
         leaderless.unpack(store.log.marks.values.pending)
@@ -304,6 +300,7 @@ class Wiring:
             inspection=Inspection(config, state, store, replicator, clients, statistics),
             broker=BrokerAdmin(parts, LiveConfig(config, state, store, intake), intake),
             upkeep=Upkeep(store),
+            replicas=MasterSlaveAdmin(config, replicator),
         )
 
 

@@ -8,11 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from broker.processor.admin.broker import BrokerAdmin
-from broker.processor.admin.groups import GroupAdmin
-from broker.processor.admin.joining import JoiningAdmin
 from broker.processor.admin.routes import Administration, admin_routes
-from broker.processor.admin.topics import TopicAdmin
 from broker.processor.client_manage import ClientProcessor
 from broker.processor.consumer_manage import ConsumerProcessor
 from broker.processor.lane import Lane
@@ -68,10 +64,6 @@ class Processors:
     admin: Administration
     admin_allow: Sequence[str] = ()
     """Hosts and networks from which destructive requests are taken, besides this machine."""
-    topics: TopicAdmin
-    groups: GroupAdmin
-    broker: BrokerAdmin
-    joining: JoiningAdmin
 
 
 def make_routes(serving: Processors, lanes: Lanes) -> Mapping[int, Route]:
@@ -109,26 +101,4 @@ def make_routes(serving: Processors, lanes: Lanes) -> Mapping[int, Route]:
         Code.VIEW_MESSAGE_BY_ID: slow(serving.query.view, query),
         # operators
         **admin_routes(serving.admin, admin, serving.admin_allow),
-        # topics
-        Code.UPDATE_AND_CREATE_TOPIC: slow(topics.create, admin, leader),
-        Code.DELETE_TOPIC_IN_BROKER: slow(topics.delete, admin, leader),
-        Code.GET_ALL_TOPIC_CONFIG: slow(topics.all_topics, admin),
-        Code.GET_TOPIC_CONFIG: slow(topics.one_topic, admin, leader),
-        Code.GET_SYSTEM_TOPIC_LIST_FROM_BROKER: slow(topics.system_topics, admin),
-        Code.GET_TOPIC_STATS_INFO: slow(topics.statistics, admin, leader),
-        Code.QUERY_TOPIC_CONSUME_BY_WHO: slow(topics.consumed_by, admin, leader),
-        # consumer groups
-        Code.UPDATE_AND_CREATE_SUBSCRIPTIONGROUP: slow(groups.put, admin, leader),
-        Code.DELETE_SUBSCRIPTIONGROUP: slow(groups.delete, admin, leader),
-        Code.GET_ALL_SUBSCRIPTIONGROUP_CONFIG: slow(groups.all_groups, admin),
-        Code.GET_SUBSCRIPTIONGROUP_CONFIG: slow(groups.one_group, admin, leader),
-        Code.GET_CONSUME_STATS: slow(groups.progress, admin, leader),
-        Code.GET_CONSUMER_CONNECTION_LIST: slow(groups.consumers, admin),
-        Code.GET_PRODUCER_CONNECTION_LIST: slow(groups.producers, admin),
-        # the broker
-        Code.GET_BROKER_RUNTIME_INFO: slow(broker.runtime, admin),
-        Code.GET_BROKER_CONFIG: slow(broker.configuration, admin),
-        Code.UPDATE_BROKER_CONFIG: slow(broker.update_configuration, admin),
-        Code.GROUP_STATUS: slow(broker.status, admin),
-        Code.JOIN_GROUP: slow(serving.joining.join, admin, leader),
     }

@@ -535,7 +535,7 @@ class RaftReplicator:
         self._form(all_of_it=True)
         core.change_membership(membership, int(trio.current_time() * 1000), allow_two=True)
 
-    async def set_strategy(self, strategy: str) -> int:
+    async def set_strategy(self, strategy: str, *, required: int = 0) -> int:
         """Move the group to another strategy, in place; returns the index of the entry that did it, once committed.
 
         Producers and consumers go on meanwhile: until the entry is committed the old and the new rule both hold.
@@ -550,7 +550,7 @@ class RaftReplicator:
 
         def ask(core: RaftCore, now_ms: int) -> None:
             try:
-                self._place(core, moved(core, strategy, self.config.ha))
+                self._place(core, moved(core, strategy, self.config.ha, required))
                 placed.append(core.memberships.index)
             except Refused as error:
                 problem.append(error)

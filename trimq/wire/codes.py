@@ -144,6 +144,9 @@ class RequestCode(IntEnum):
     """Ours: capabilities both ways. Body `trimq.wire.body.group.Hello`."""
     GROUP_STATUS = 9001
     """Ours: roles and marks of one replica group. Body `trimq.wire.body.group.GroupStatus`."""
+    SET_GROUP_STRATEGY = 9005
+    PROMOTE_MASTER = 9006
+    """Ours: running replica groups. Headers in `trimq.wire.headers.group`."""
     JOIN_GROUP = 9007
     """Ours: a slave asks the master of its group to let it follow."""
     POP_MESSAGE = 200050

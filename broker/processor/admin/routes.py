@@ -14,6 +14,7 @@ from broker.processor.admin.clients import ClientAdmin
 from broker.processor.admin.groups import GroupAdmin
 from broker.processor.admin.guard import guarded
 from broker.processor.admin.inspection import Inspection
+from broker.processor.admin.master_slave import MasterSlaveAdmin
 from broker.processor.admin.progress import ProgressAdmin
 from broker.processor.admin.topics import TopicAdmin
 from broker.processor.admin.upkeep import Upkeep
@@ -35,6 +36,7 @@ class Administration:
     inspection: Inspection
     broker: BrokerAdmin
     upkeep: Upkeep
+    replicas: MasterSlaveAdmin
 
 
 def admin_routes(serving: Administration, lane: Lane, allowed: Sequence[str]) -> Mapping[int, Route]:
@@ -81,6 +83,9 @@ def admin_routes(serving: Administration, lane: Lane, allowed: Sequence[str]) ->
         Code.GET_BROKER_CONFIG: slow(broker.configuration, lane),
         Code.UPDATE_BROKER_CONFIG: slow(local(broker.update_configuration), lane, leader),
         Code.GROUP_STATUS: slow(broker.status, lane),
+        Code.JOIN_GROUP: slow(serving.replicas.join, lane, leader),
+        Code.SET_GROUP_STRATEGY: slow(local(serving.replicas.set_strategy), lane, leader),
+        Code.PROMOTE_MASTER: slow(local(serving.replicas.promote), lane),
         Code.VIEW_BROKER_STATS_DATA: slow(inspection.statistics, lane),
         Code.QUERY_CONSUME_QUEUE: slow(inspection.index_units, lane),
         Code.GET_BROKER_HA_STATUS: slow(inspection.replication, lane),

@@ -97,7 +97,7 @@ class Master:
     def _tell_rules(self, core: RaftCore) -> None:
         config, members = self._config, self.in_sync
         self._rules.in_sync = members
-        self._rules.wanted = max(config.least, min(config.wanted, len(members))) if config.lowers else config.wanted
+        self._rules.wanted = max(config.least, min(config.wanted, len(members))) if config.lowers else 0
         if self._rules.raft_only(core):
             return
         log.info("replicas in sync", extra={"group": self._name, "in_sync": ",".join(members)})
@@ -147,7 +147,7 @@ class Master:
         own = replace(
             detail,
             master=core.id,
-            required=self._config.required if detail.strategy == SYNC else 1,
+            required=detail.required or (self._config.required if detail.strategy == SYNC else 1),
             flush_sync=self._config.flush_sync,
         )
         if own != detail:
