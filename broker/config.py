@@ -7,7 +7,7 @@ have is reported once, by name; keys of RocketMQ's that mean nothing here are ac
 
 Defaults are RocketMQ's unless the field says otherwise. Our own keys are few: `replicationStrategy`,
 `raftHeartbeatMs`, `raftElectionMs`, `raftUnsafeAsyncFlush`, `duplicateWindowSeconds`, `fileReservedSeconds`,
-`metricsPort`, `maxFrameSize`, `adminAllowFrom`.
+`metricsPort`, `maxFrameSize`, `adminAllowFrom`, `webSocketEnable`, `webSocketAllowedOrigins`, `vipChannelEnable`.
 """
 
 # `_key` wraps `dataclasses.field`, and its defaults are immutable:
@@ -90,6 +90,12 @@ class BrokerConfig:
     """What the other replicas are told. Empty: brokerIP1."""
     metrics_port: int = _key("metricsPort", values.integer(-1, 65535), 0)
     """HTTP /health and /metrics. 0: listenPort + 8; -1: none."""
+    web_socket: bool = _key("webSocketEnable", values.boolean(), True)
+    """The WebSocket gateway on listenPort + 4: a fixed distance, since clients find it from the address in a route."""
+    web_socket_origins: tuple[str, ...] = _key("webSocketAllowedOrigins", values.origins(), ())
+    """Web pages that may connect, besides those that this very address serves."""
+    vip_channel: bool = _key("vipChannelEnable", values.boolean(), False)
+    """Also listen on listenPort - 2, where Java clients with their VIP channel on send everything but pulls."""
     register_period_s: float = _key("registerNameServerPeriod", values.integer(10_000, 60_000, unit="ms"), 30.0)
 
     # --- the store

@@ -153,6 +153,22 @@ def networks() -> Parser:
     return Parser(read, "addresses and networks, such as 10.0.0.7;10.1.0.0/16")
 
 
+_ORIGIN = re.compile(r"https?://[^/\s;,]+/?|null|\*", re.ASCII | re.IGNORECASE)
+
+
+def origins() -> Parser:
+    """Web pages' origins, separated by `;` or `,`; `*` for all."""
+
+    def read(value: str) -> tuple[str, ...]:
+        found = tuple(part.strip() for part in value.replace(",", ";").split(";") if part.strip())
+        for part in found:
+            if not _ORIGIN.fullmatch(part):
+                raise _Detail(f"{part!r} is no origin")
+        return found
+
+    return Parser(read, "http://host:port or https://host, several separated by ;, or *")
+
+
 def peers() -> Parser:
     """`n0-host:40911;n1-host:40911`: the id ends at the first hyphen, so host names may contain hyphens."""
 

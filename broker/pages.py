@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,11 +24,14 @@ STATUS_PAGE_OFFSET = 8
 """Above the client port, unless `metricsPort` says otherwise."""
 
 
-async def serve_pages(listeners: trio.Nursery, network: Network, parts: Parts, port: int) -> None:
+Gauges = Callable[[], Mapping[str, float]]
+
+
+async def serve_pages(listeners: trio.Nursery, network: Network, parts: Parts, port: int, more: Gauges = dict) -> None:
     """Start the HTTP pages beside the client `port`. A port in use is a warning here: the broker works without them."""
     config = parts.config
     wanted = config.metrics_port or (port + STATUS_PAGE_OFFSET if config.listen_port else 0)
-    page = StatusPage(make_pages(parts))
+    page = StatusPage(make_pages(parts, more))
     try:
         await listeners.start(partial(page.serve, network, config.bind_address, wanted))
     except OSError as error:
@@ -37,8 +41,8 @@ async def serve_pages(listeners: trio.Nursery, network: Network, parts: Parts, p
         )
 
 
-def make_pages(parts: Parts) -> dict[str, Page]:
-    """Health and metrics of one replica."""
+def make_pages(parts: Parts, more: Gauges = dict) -> dict[str, Page]:
+    """Health and metrics of one replica; `more` gauges come from outside of it."""
     config, replicator = parts.config, parts.replicator
     labels = {"cluster": config.cluster_name, "broker": config.broker_name, "node_id": config.node_id}
 
@@ -60,6 +64,7 @@ def make_pages(parts: Parts) -> dict[str, Page]:
             "trimq_commit_index": float(status.commit),
             "trimq_dispatched_index": float(status.dispatched),
             "trimq_held_pulls": float(len(parts.holds)),
+            **more(),
         }
         return 200, "text/plain; version=0.0.4", exposition(labels, gauges, parts.counters).encode()
 

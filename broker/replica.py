@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from broker.config import BrokerConfig
+from broker.doors import Doors, open_doors
 from broker.metadata.clients import ClientTable
 from broker.metadata.state import GroupState
 from broker.pages import serve_pages
@@ -99,6 +100,8 @@ class Replica:
     store: MessageStore
     clients: ClientTable
     parts: Parts
+    doors: Doors
+    """The WebSocket gateway."""
     aborted: bool = False
     """Leave at once, without handing over: what a test does instead of kill -9."""
 
@@ -130,6 +133,7 @@ async def open_replica(config: BrokerConfig, node: RaftNode | None, env: Env) ->
         server = RemotingServer(front, limits=limits)
         gated = _GatedNetwork(env.network, front.opened)
         port: int = await listeners.start(partial(server.serve, gated, config.bind_address, config.listen_port))
+        doors = await open_doors(listeners, gated, server, config, port)
         address = f"{_host(config)}:{port}"
         state = GroupState(window_ms=config.duplicate_window_s * 1000)
         async with (
@@ -149,8 +153,10 @@ async def open_replica(config: BrokerConfig, node: RaftNode | None, env: Env) ->
                 for service in wired.services:
                     await nursery.start(service)
                 if config.metrics_port >= 0:
-                    await serve_pages(listeners, env.network, wired.parts, port)
-                replica = Replica(config, port, address, replicator, intake, state, store, wired.clients, wired.parts)
+                    await serve_pages(listeners, env.network, wired.parts, port, doors.gauges)
+                replica = Replica(
+                    config, port, address, replicator, intake, state, store, wired.clients, wired.parts, doors
+                )
                 front.open(wired)
                 try:
                     yield replica

@@ -264,6 +264,8 @@ def _os_error(error: OSError, config: BrokerConfig) -> str:
         return f"port {config.listen_port} (listenPort){peer} is in use: stop what listens there, or choose another"
     if error.errno in (errno.EADDRNOTAVAIL, errno.EACCES) and error.filename is None:
         return f"cannot listen on {config.bind_address}:{config.listen_port}: {error.strerror}"
+    if error.errno == 0:  # ours, a whole sentence
+        return str(error.strerror)
     if error.errno == errno.ENOSPC:
         return f"the disk of {config.store_dir} is full: make room"
     return f"{config.store_dir}: {error.strerror or error}"

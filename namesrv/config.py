@@ -39,6 +39,10 @@ class NamesrvConfig:
     """Milliseconds between two looks for brokers that fell silent."""
     admin_allow_from: str = ""
     """Addresses and networks (`10.0.0.7;10.1.0.0/16`), besides this machine, that may change what clients are told."""
+    web_socket_enable: bool = True
+    """The WebSocket gateway on listenPort + 4, where browsers ask for routes. Ours, as the next one."""
+    web_socket_allowed_origins: tuple[str, ...] = ()
+    """Web pages that may connect, besides those that this very address serves: `http://host:port;...` or `*`."""
     delete_topic_with_broker_registration: bool = False
     """Every broker's topic table is whole: what is missing from it is gone. Ours say so themselves."""
 
@@ -81,6 +85,16 @@ def _text(key: str, text: str) -> str:
     return text
 
 
+def _origins(key: str, text: str) -> tuple[str, ...]:
+    found = tuple(part.strip() for part in text.replace(",", ";").split(";") if part.strip())
+    for part in found:
+        if part not in ("*", "null") and not re.fullmatch(r"https?://[^/\s]+/?", part):
+            raise ConfigError(
+                f"{key}={text}: allowed is http://host:port or https://host, several separated by ;, or *"
+            )
+    return found
+
+
 _CONVERT: Mapping[str, Callable[[str, str], Any]] = {  # Any: the type of the field
     "listen_port": _integer(0, 65535),
     "bind_address": _text,
@@ -91,6 +105,8 @@ _CONVERT: Mapping[str, Callable[[str, str], Any]] = {  # Any: the type of the fi
     "enable_topic_list": _boolean,
     "admin_allow_from": _networks,
     "scan_not_active_broker_interval": _integer(100, 60_000),
+    "web_socket_enable": _boolean,
+    "web_socket_allowed_origins": _origins,
     "delete_topic_with_broker_registration": _boolean,
 }
 assert _CONVERT.keys() == set(KEYS.values())
@@ -132,5 +148,6 @@ def to_properties(config: NamesrvConfig) -> str:
     lines = []
     for key, field in sorted(KEYS.items()):
         value = getattr(config, field)
-        lines.append(f"{key}={str(value).lower() if isinstance(value, bool) else value}\n")
+        text = str(value).lower() if isinstance(value, bool) else ";".join(value) if isinstance(value, tuple) else value
+        lines.append(f"{key}={text}\n")
     return "".join(lines)

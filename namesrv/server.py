@@ -18,7 +18,9 @@ from namesrv.housekeeping import expire_silent_brokers
 from namesrv.kv_config import KVConfig, KVFull, KVStore
 from namesrv.processor import KVChange, Processor, Request
 from trimq.env import Network, TaskStatus
+from trimq.remoting.gateway import Gateway
 from trimq.remoting.server import Connection, Limits, RemotingServer
+from trimq.remoting.websocket import PORT_OFFSET
 from trimq.wire.codes import ResponseCode
 from trimq.wire.command import Command, decode, response_to
 
@@ -89,6 +91,20 @@ class NameServer:
         return ResponseCode.SUCCESS, ""
 
 
+async def _open_gateway(
+    nursery: trio.Nursery, config: NamesrvConfig, network: Network, remoting: RemotingServer, port: int
+) -> None:
+    """Browsers ask for routes here. A port in use is a warning: everybody else is served without it."""
+    gateway = Gateway(remoting.handle, allowed_origins=config.web_socket_allowed_origins)
+    try:
+        await nursery.start(gateway.serve, network, config.bind_address, port + PORT_OFFSET)
+    except OSError as error:
+        log.warning(
+            "no WebSocket gateway: its port cannot be bound (webSocketEnable=false does without)",
+            extra={"port": port + PORT_OFFSET, "error": error.strerror or str(error)},
+        )
+
+
 async def serve_namesrv(
     config: NamesrvConfig,
     network: Network,
@@ -116,6 +132,8 @@ async def serve_namesrv(
             nursery.start_soon(
                 expire_silent_brokers, server.processor.table, config.scan_not_active_broker_interval / 1000
             )
+            if config.web_socket_enable:
+                await _open_gateway(nursery, config, network, remoting, port)
             log.info("name server ready", extra={"address": config.bind_address, "port": port})
             task_status.started(port)
     if failure is not None:

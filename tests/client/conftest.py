@@ -22,6 +22,7 @@ from broker.store.fs import open_file_system
 from namesrv.config import NamesrvConfig
 from namesrv.server import serve_namesrv
 from trimq.remoting.system import SystemClock, TrioNetwork
+from trimq.remoting.websocket import PORT_OFFSET
 
 _numbers = itertools.count()
 
@@ -31,6 +32,8 @@ class BrokerThread:
 
     def __init__(self, directory: Path) -> None:
         self.namesrv = ""
+        self.gateway = ""
+        """The same name server by WebSocket."""
         self.failure: BaseException | None = None
         self._directory = directory
         self._ready = threading.Event()
@@ -82,6 +85,8 @@ class BrokerThread:
             )
             async with open_broker([broker_config], env) as broker:
                 await broker.wait_ready()
+                assert broker.replicas[0].doors.web_socket_port, "the port above the one that was drawn is free"
+                self.gateway = f"ws://127.0.0.1:{port + PORT_OFFSET}"
                 self.namesrv = f"127.0.0.1:{port}"
                 self._ready.set()
                 await self._stop.wait()
@@ -89,12 +94,17 @@ class BrokerThread:
 
 
 @pytest.fixture(scope="session")
-def namesrv(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The name server's address of a running broker."""
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerThread]:
     thread = BrokerThread(tmp_path_factory.mktemp("broker"))
     thread.start()
-    yield thread.namesrv
+    yield thread
     thread.stop()
+
+
+@pytest.fixture(params=["tcp", pytest.param("websocket", marks=pytest.mark.slow)])
+def namesrv(broker: BrokerThread, request: pytest.FixtureRequest) -> str:
+    """The name server's address of a running broker. Every test of the library runs over TCP and over WebSocket."""
+    return broker.namesrv if request.param == "tcp" else broker.gateway
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ ROUNDS = os.environ.get("TRIMQ_DRILL_ROUNDS")
 RATE = 600
 
 
-def run_drill(directory: Path, fault: Fault, rounds: int) -> Drill:
+def run_drill(directory: Path, fault: Fault, rounds: int, *, websocket: bool = False) -> Drill:
     """One drill against a cluster of its own; asserts that it held and prints its figures."""
     rounds = int(ROUNDS or rounds)
     with local_cluster(directory, groups=3) as cluster:
@@ -32,6 +32,7 @@ def run_drill(directory: Path, fault: Fault, rounds: int) -> Drill:
             topic=f"drill-{fault.value}",
             rng=random.Random(f"{fault.value}/{rounds}"),
             say=print,
+            websocket=websocket,
         )
         verdict = trio.run(drill.run)
         print(f"{fault.value}: {verdict.as_json()}")
@@ -65,3 +66,9 @@ def test_pauses_lose_nothing(tmp_path: Path) -> None:
 @pytest.mark.timeout(int(ROUNDS or 2) * 40 + 120)
 def test_restarts_of_all_nodes_at_once_lose_nothing(tmp_path: Path) -> None:
     run_drill(tmp_path, Fault.RESTART, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(int(ROUNDS or 3) * 30 + 120)
+def test_kills_lose_nothing_for_clients_that_come_by_websocket(tmp_path: Path) -> None:
+    run_drill(tmp_path, Fault.KILL, 3, websocket=True)

@@ -69,11 +69,12 @@ def pipe(client: str, server: str, max_buffer: int = 1 << 30) -> tuple[PipeEnd, 
 
 
 class MemoryNetwork:
-    """Connects clients to the one server that listens here."""
+    """Connects clients to the server that listened here first; what listens beside it is never found."""
 
     def __init__(self) -> None:
         self._send, self._accept = trio.open_memory_channel[PipeEnd](10_000)
         self._clients = 0
+        self._taken = False
 
     async def open(self, max_buffer: int = 1 << 30) -> PipeEnd:
         """A new connection; returns the client's end."""
@@ -88,5 +89,8 @@ class MemoryNetwork:
     async def serve(self, handler: StreamHandler, host: str, port: int, *, task_status: TaskStatus) -> None:
         async with trio.open_nursery() as nursery:
             task_status.started(port)
+            if self._taken:
+                await trio.sleep_forever()
+            self._taken = True
             async for stream in self._accept:
                 nursery.start_soon(handler, stream)

@@ -153,7 +153,8 @@ def connect(
 ) -> AbstractAsyncContextManager[Client]:
     """Open a client of the cluster that these name servers know.
 
-    `namesrv`: `host:port`, several separated by `;` or as a sequence; else the environment's NAMESRV_ADDR.
+    `namesrv`: `host:port`, several separated by `;` or as a sequence; else the environment's NAMESRV_ADDR. With
+    `ws://host:port`, the name server's WebSocket gateway (its port + 4), brokers are reached through theirs too.
     Connections are made when they are first needed. `default_timeout`: seconds that a call may take where the caller
     set no deadline. `client_id` must differ between clients; by default it is made of host, process id and chance.
 

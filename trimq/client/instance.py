@@ -26,6 +26,7 @@ from trimq.client.timing import Backoff, deadline_for
 from trimq.env import Clock, Network
 from trimq.errors import BrokerError, Busy, Denied, Disconnected, NoRoute, TrimqError
 from trimq.remoting.client import RemotingClient, open_remoting_client
+from trimq.remoting.websocket import SCHEME
 from trimq.wire.body.heartbeat import ConsumerData, HeartbeatData, ProducerData
 from trimq.wire.codes import RequestCode, ResponseCode
 from trimq.wire.command import Command, encode
@@ -282,7 +283,12 @@ async def open_instance(
         return instance.on_request(addr, command) if instance is not None else None
 
     failure: Exception | None = None
-    async with open_remoting_client(network, on_request=on_request) as remoting, anyio.create_task_group() as tasks:
+    # Routes and leader hints hold plain addresses: a client that came by WebSocket goes on by WebSocket.
+    gateways = namesrv[0].startswith(SCHEME)
+    async with (
+        open_remoting_client(network, on_request=on_request, through_gateways=gateways) as remoting,
+        anyio.create_task_group() as tasks,
+    ):
         instance = Instance(namesrv, remoting, clock, rng, tasks, client_id, default_timeout)
         tasks.start_soon(instance._keep_beating)
         tasks.start_soon(instance.routes.run)

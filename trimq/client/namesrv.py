@@ -15,6 +15,7 @@ import anyio
 from trimq.client.route import Route, read_route
 from trimq.errors import BrokerError, Disconnected, NoRoute, ProtocolError
 from trimq.remoting.client import RemotingClient
+from trimq.remoting.websocket import SCHEME
 from trimq.wire.body.route import ClusterInfo, TopicList, TopicRouteData
 from trimq.wire.codes import RequestCode, ResponseCode
 from trimq.wire.command import Command
@@ -29,13 +30,21 @@ ANSWER_S = 3.0
 
 
 def split_addresses(namesrv: str | Sequence[str]) -> tuple[str, ...]:
-    """`host:port` addresses from text with `;` or `,` between them, or from a sequence. Raises `NoRoute` for none."""
+    """`host:port` or `ws://host:port` addresses from text with `;` or `,` between them, or from a sequence.
+
+    Raises `NoRoute` for none, and for a mixture: whether brokers are reached by WebSocket must be one answer.
+    """
     parts = namesrv.replace(",", ";").split(";") if isinstance(namesrv, str) else list(namesrv)
     addresses = tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
     if not addresses:
         raise NoRoute(
             "no name server address was given",
             advice='pass one, as in connect("127.0.0.1:9876"), or set NAMESRV_ADDR',
+        )
+    if len({addr.startswith(SCHEME) for addr in addresses}) > 1:
+        raise NoRoute(
+            f"{';'.join(addresses)} mixes {SCHEME} addresses with plain ones",
+            advice=f"give all of them with {SCHEME} (their WebSocket gateways), or none",
         )
     return addresses
 

@@ -20,7 +20,15 @@ from trimq.testing.status import wait_ready_blocking
 
 
 def run_drill(
-    directory: Path, *, base_port: int | None, rounds: int, fault: str, rate: int, seed: int, as_json: bool
+    directory: Path,
+    *,
+    base_port: int | None,
+    rounds: int,
+    fault: str,
+    rate: int,
+    seed: int,
+    as_json: bool,
+    websocket: bool = False,
 ) -> int:
     """Run one drill and print it. Returns the exit status: 0 held, 1 a violation, 2 the run proves nothing.
 
@@ -38,6 +46,7 @@ def run_drill(
         rate=rate,
         topic=f"drill-{SystemClock().wall_ms()}",
         rng=random.Random(f"{seed}/drill"),
+        websocket=websocket,
         say=lambda line: click.echo(line, err=as_json),
     )
     # The history is one large, growing heap without cycles: walking it again and again would stall the probes.

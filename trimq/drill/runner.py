@@ -45,6 +45,8 @@ class Drill:
     rng: random.Random
     say: Callable[[str], None]
     """Called with one line of progress per round."""
+    websocket: bool = False
+    """Load and readers come through the WebSocket gateways."""
     history: History = field(default_factory=History)
     failovers_ms: list[float] = field(default_factory=list)
     probers: dict[str, Prober] = field(default_factory=dict)
@@ -54,7 +56,7 @@ class Drill:
         hit, invalid = 0, ""
         async with AsyncExitStack() as stack:
             asker = await stack.enter_async_context(open_remoting_client(AnyioNetwork()))
-            address = self.cluster.namesrv_address
+            address = self.cluster.websocket_address if self.websocket else self.cluster.namesrv_address
             clients = [
                 await stack.enter_async_context(trimq.connect(address, default_timeout=SEND_DEADLINE_S))
                 for _ in range(CONSUMERS)

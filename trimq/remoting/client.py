@@ -18,6 +18,7 @@ import anyio.abc
 from trimq.env import Network
 from trimq.errors import ConnectFailed
 from trimq.remoting.channel import Channel, Reply, ReplyCallback, RequestHandler
+from trimq.remoting.websocket import PORT_OFFSET, SCHEME, open_websocket
 from trimq.wire.command import Command, encode
 
 __all__ = [
@@ -58,8 +59,15 @@ class _Attempt:
 class RemotingClient:
     """Sends requests to servers by address. Made by `open_remoting_client`."""
 
-    def __init__(self, network: Network, group: anyio.abc.TaskGroup, on_request: RequestHandler | None) -> None:
+    def __init__(
+        self,
+        network: Network,
+        group: anyio.abc.TaskGroup,
+        on_request: RequestHandler | None,
+        through_gateways: bool = False,
+    ) -> None:
         self._network = network
+        self._through_gateways = through_gateways
         self._group = group
         self._on_request = on_request
         self._channels: dict[str, Channel] = {}
@@ -104,7 +112,7 @@ class RemotingClient:
             raise ConnectFailed("the client is closed")
         attempt = self._attempts.get(addr)
         if attempt is None:
-            split_addr(addr)
+            self._target(addr)
             attempt = self._attempts[addr] = _Attempt()
             self._group.start_soon(self._run_channel, addr, attempt)
         await attempt.done.wait()
@@ -148,15 +156,26 @@ class RemotingClient:
         await channel.run()
 
     async def _connect(self, addr: str) -> Channel:
-        host, port = split_addr(addr)
+        host, port, websocket = self._target(addr)
         try:
             with anyio.fail_after(CONNECT_S):
                 stream = await self._network.connect(host, port)
+                if websocket:
+                    stream = await open_websocket(stream, host, port)
         except TimeoutError as error:
             raise ConnectFailed(f"cannot connect to {addr}: no answer within {CONNECT_S:g} s") from error
         except OSError as error:
             raise ConnectFailed(f"cannot connect to {addr}: {_why(error)}") from error
         return Channel(addr, stream, self._on_request)
+
+    def _target(self, addr: str) -> tuple[str, int, bool]:
+        """Host, port, and whether WebSocket is spoken there. Raises `ConnectFailed` for what is no address."""
+        if addr.startswith(SCHEME):
+            return *split_addr(addr.removeprefix(SCHEME).rstrip("/")), True
+        if addr.startswith("wss://"):
+            raise ConnectFailed(f"{addr}: TLS is not built yet, so there is ws:// only")
+        host, port = split_addr(addr)
+        return (host, port + PORT_OFFSET, True) if self._through_gateways else (host, port, False)
 
     def _forget(self, channel: Channel, reason: str) -> None:
         if self._channels.get(channel.addr) is channel:
@@ -182,15 +201,17 @@ def _why(error: OSError) -> str:
 
 @asynccontextmanager
 async def open_remoting_client(
-    network: Network, *, on_request: RequestHandler | None = None
+    network: Network, *, on_request: RequestHandler | None = None, through_gateways: bool = False
 ) -> AsyncIterator[RemotingClient]:
     """A client whose connections live as long as the block; under Trio or asyncio.
 
     `on_request(addr, command)` handles what servers ask of us (consumer list changed, check a transaction, ...).
+    An address `ws://host:port` is a WebSocket gateway; with `through_gateways` a plain `host:port`, as routes and
+    leader hints hold it, stands for the gateway that belongs to it.
     """
     failure: Exception | None = None
     async with anyio.create_task_group() as group:
-        client = RemotingClient(network, group, on_request)
+        client = RemotingClient(network, group, on_request, through_gateways)
         try:
             yield client
         except Exception as error:  # kept out of the group: our tasks never raise, so there is nothing to group it with

@@ -1,8 +1,8 @@
 """Where the parts of a local cluster listen: every port follows from one base port.
 
-One rule keeps several clusters side by side on a machine: with base N the name server has N, the peers of node
-i have N+10+i, and the replica of group j on node i has N+100+20*(nodes*j+i) with the usual offsets above it
-(HA +1, WebSocket +4, metrics +8). All of it lies within N..N+1000, and all of it is tried before the start.
+One rule keeps several clusters side by side on a machine: with base N the name server has N (and N+4 for WebSocket),
+the peers of node i have N+10+i, and the replica of group j on node i has N+100+20*(nodes*j+i) with the usual offsets
+above it (HA +1, WebSocket +4, metrics +8). All of it lies within N..N+1000, and all of it is tried before the start.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from trimq.remoting.websocket import PORT_OFFSET
+
 DEFAULT_BASE_PORT = 9876
 BLOCK_PORTS = 1000
 """No cluster reaches further above its base port than this."""
 
 _STRIDE = 20
-_OFFSETS = (0, 1, 4, 8)
+_OFFSETS = (0, 1, PORT_OFFSET, 8)
 """Client, HA, WebSocket and metrics ports of one replica, from its client port."""
 _FALLBACK_EPHEMERAL_START = 32768
 
@@ -46,6 +48,7 @@ class Layout:
     def all_ports(self) -> Iterator[int]:
         """Every port that the cluster may open."""
         yield self.namesrv
+        yield self.namesrv + PORT_OFFSET
         for node in range(self.nodes):
             yield self.peer(node)
         for group in range(self.groups):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trimq.remoting.websocket import PORT_OFFSET, SCHEME
 from trimq.testing import processes
 from trimq.testing.layout import Layout, free_layout, taken_port
 
@@ -135,6 +136,11 @@ class LocalCluster:
     @property
     def namesrv_address(self) -> str:
         return f"127.0.0.1:{self.layout.namesrv}"
+
+    @property
+    def websocket_address(self) -> str:
+        """The name server's WebSocket gateway, as `trimq.connect` takes it."""
+        return f"{SCHEME}127.0.0.1:{self.layout.namesrv + PORT_OFFSET}"
 
     def client_address(self, node: str, group: str) -> str:
         """Where the replica of `group` on `node` serves clients."""
