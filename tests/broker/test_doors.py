@@ -9,6 +9,7 @@ from broker.config import ConfigError, parse_settings
 from broker.runtime import StartError, open_broker
 from tests.broker.support import User, World, local_config, messages, open_local
 from trimq.remoting.client import open_remoting_client
+from trimq.wire.codes import RequestCode, ResponseCode
 
 pytestmark = pytest.mark.trio
 
@@ -33,6 +34,18 @@ async def test_the_gateway_serves_what_the_main_port_serves(autojump_clock: obje
                 held = await browser.pull("T", 0, 1, hold_ms=15_000)
         assert [message.body for message in messages(held)] == [b"by TCP"]
         assert replica.doors.gauges() == {"trimq_websocket_connections": 1.0, "trimq_websocket_refused": 0.0}
+
+
+async def test_who_comes_by_websocket_is_never_at_the_brokers_own_machine(autojump_clock: object) -> None:
+    async with (
+        open_local() as (replica, _, world),
+        open_remoting_client(world.at("10.0.0.1"), through_gateways=True) as page,
+        open_remoting_client(world.at("10.0.0.1")) as tool,
+    ):
+        ext = {"topic": "T"}
+        assert (await User(tool, replica.address).ask(RequestCode.DELETE_TOPIC_IN_BROKER, ext)).code == 0
+        refused = await User(page, replica.address).ask(RequestCode.DELETE_TOPIC_IN_BROKER, ext)
+        assert refused.code == ResponseCode.NO_PERMISSION
 
 
 async def test_the_gateway_can_be_switched_off(autojump_clock: object) -> None:

@@ -26,6 +26,7 @@ from wsproto.events import AcceptConnection, RejectConnection, RejectData, Reque
 from wsproto.utilities import RemoteProtocolError
 
 from trimq.env import Network, Stream, StreamHandler, TaskStatus
+from trimq.remoting.local import BY_WEBSOCKET
 from trimq.remoting.websocket import GOING_AWAY, Codec, WebSocketStream
 from trimq.wire.frame import MAX_FRAME_BYTES
 
@@ -139,6 +140,7 @@ class Gateway:
                 await stream.aclose()
         if opened is None:
             return
+        opened.local = BY_WEBSOCKET + opened.local
         self._streams[opened] = _Watch()
         try:
             await self._handle(opened)

@@ -3,6 +3,9 @@
 A request is local when it comes from a loopback address, or from the very address that it was sent to (a tool on the
 server's own host that uses the registered address). Servers take further hosts and networks by name (`adminAllowFrom`),
 for operators who work from one known place.
+
+Who came by WebSocket is never local: behind a reverse proxy everybody has the proxy's address, and in a browser on the
+server's own host it is some page that asks.
 """
 
 from __future__ import annotations
@@ -10,7 +13,10 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 
-__all__ = ["host_of", "is_local"]
+__all__ = ["BY_WEBSOCKET", "host_of", "is_local"]
+
+BY_WEBSOCKET = "ws://"
+"""Begins the address at which a WebSocket client reached us."""
 
 
 def is_local(peer: str, local: str, allowed: Sequence[str] = ()) -> bool:
@@ -19,6 +25,8 @@ def is_local(peer: str, local: str, allowed: Sequence[str] = ()) -> bool:
         address = ipaddress.ip_address(host_of(peer))
     except ValueError:
         return False
+    if local.startswith(BY_WEBSOCKET):
+        return not address.is_loopback and any(address in ipaddress.ip_network(each) for each in allowed)
     if address.is_loopback or host_of(peer) == host_of(local):
         return True
     return any(address in ipaddress.ip_network(each) for each in allowed)
