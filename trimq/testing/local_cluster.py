@@ -23,6 +23,8 @@ from trimq.testing.layout import Layout, free_layout, taken_port
 STATE_FILE = "cluster.json"
 _VERSION = 1
 _TERM_GRACE_S = 10.0
+_SHARED = ("webSocketEnable", "webSocketAllowedOrigins")
+"""Keys that name server and brokers have in common."""
 _SEGMENT_BYTES = 64 * 1024 * 1024
 
 
@@ -162,7 +164,9 @@ class LocalCluster:
         for folder in ("conf", "logs", "store"):
             (self.directory / folder).mkdir(parents=True, exist_ok=True)
         kv_path = self.directory / "store" / "namesrv" / "kvConfig.json"
-        (self.directory / "conf" / "namesrv.conf").write_text(f"kvConfigPath={kv_path}\n")
+        (self.directory / "conf" / "namesrv.conf").write_text(
+            f"kvConfigPath={kv_path}\n" + "".join(f"{key}={self.extra[key]}\n" for key in _SHARED if key in self.extra)
+        )
         peers = ";".join(f"{node}-127.0.0.1:{self.layout.peer(i)}" for i, node in enumerate(self.nodes))
         for j, group in enumerate(self.groups):
             for i, node in enumerate(self.nodes):

@@ -71,6 +71,7 @@ def _load(ctx: click.Context, directory: Path | None, base_port: int | None) -> 
 @click.option("--strategy", type=click.Choice(["raft", "sync", "async"]), default="raft", show_default=True)
 @click.option("--flush", type=click.Choice(["sync", "async"]), default="sync", show_default=True)
 @click.option("--no-demo", is_flag=True, help="Do not send and consume the thousand messages.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A broker setting of a new cluster.")
 @click.pass_context
 def up(
     ctx: click.Context,
@@ -80,18 +81,26 @@ def up(
     strategy: str,
     flush: str,
     no_demo: bool,
+    settings: tuple[str, ...],
 ) -> None:
     """Start the cluster (or what of it does not run), wait for its leaders, show it."""
     if strategy != "raft":
         raise ClusterError(f"strategy {strategy!r} (master-slave) is not built yet; use --strategy raft")
+    extra = {key.strip(): value.strip() for key, _, value in (each.partition("=") for each in settings)}
+    if not all(extra.values()):
+        raise ClusterError(f"--set {' --set '.join(settings)}: KEY=VALUE is needed")
     directory = directory or ctx.obj
     if (directory / STATE_FILE).exists():
         cluster = _load(ctx, directory, base_port)
+        if extra:
+            raise ClusterError(f"--set is for a new cluster; {directory} has one already (its files are in conf/)")
         if not any(cluster.running(name) for name in cluster.processes):
             cluster.pids.clear()
     else:
         port = DEFAULT_BASE_PORT if base_port is None else base_port
-        cluster = LocalCluster.create(directory, base_port=port, groups=groups, strategy=strategy, flush=flush)
+        cluster = LocalCluster.create(
+            directory, base_port=port, groups=groups, strategy=strategy, flush=flush, extra=extra
+        )
     cluster.start()
     try:
         groups_now = trio.run(_up, cluster, not no_demo)
