@@ -1,6 +1,6 @@
 """Foreign clients that are programs: how each is installed and started, and what it must say.
 
-A program is called `send NAMESRV TOPIC COUNT` or `push NAMESRV TOPIC GROUP COUNT SECONDS`. It sends the bodies `body-0`,
+A program is called `send NAMESRV TOPIC COUNT` or `push NAMESRV TOPIC GROUP COUNT SECONDS`. It sends `body-0`,
 `body-1`, ... each with one call of its client's API, so what the client retries inside counts as the client's doing and
 an error counts once; it never asks again. JSON lines on standard output: `{"event": "sent", "count": n}` now and then,
 `{"event": "error", ...}`, and at the end `{"event": "done", "failed": [body, ...]}`; a consumer says `started`, and at
