@@ -23,6 +23,7 @@ from broker.processor.admin.groups import GroupAdmin
 from broker.processor.admin.inspection import Inspection
 from broker.processor.admin.master_slave import MasterSlaveAdmin
 from broker.processor.admin.progress import ProgressAdmin
+from broker.processor.admin.replication import ReplicationAdmin, TakeGroup
 from broker.processor.admin.routes import Administration
 from broker.processor.admin.topics import TopicAdmin
 from broker.processor.admin.upkeep import Upkeep
@@ -195,6 +196,8 @@ class Wiring:
     intake: Intake
     replicator: Replicator
     address: str
+    take_group: TakeGroup | None = None
+    """How the process takes another group by command; None: it does not."""
 
     def build(self, registration: Registration) -> Wired:
         """Everything between the store and the listener; nothing runs yet."""
@@ -301,6 +304,7 @@ class Wiring:
             broker=BrokerAdmin(parts, LiveConfig(config, state, store, intake), intake),
             upkeep=Upkeep(store),
             replicas=MasterSlaveAdmin(config, replicator),
+            replication=ReplicationAdmin(config.broker_name, replicator, self.take_group),
         )
 
 

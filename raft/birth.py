@@ -19,20 +19,18 @@ from typing import Any, Final
 
 import trio
 
-from raft.codec import DRIVER_CODES, take_int
+from raft.codec import take_int
 from raft.core.types import EntryLike, Membership, NodeId
 from raft.formation import Formation, Introduction
 from raft.frames import CodecError
 from raft.hard_state import SPENT_VOTE, HardStateFile, StateVerdict, StoredState
 from raft.members import GroupMembers, GroupSettings
-from raft.storage import LogStorage, StorageDamaged
+from raft.storage import LogStorage
+from raft.welcome import BEGIN
 
-__all__ = ["FORM", "Birth", "WrongStore"]
+__all__ = ["Birth", "WrongStore"]
 
 log = logging.getLogger(__name__)
-
-FORM: Final = DRIVER_CODES
-"""Driver message `[FORM, 1]` with entry 1 as its body, for an unformed member."""
 
 FORMING_TERM: Final = 1
 WAITING_FIRST_S: Final = 1.0
@@ -60,8 +58,8 @@ class Birth:
         self._members = members
         self._rng = rng
         self._formation: Formation | None = None
-        self._offered: deque[tuple[NodeId, Sequence[EntryLike]]] = deque()
-        self._to_offer: deque[NodeId] = deque()
+        self._offered: deque[tuple[NodeId, Sequence[EntryLike], Membership]] = deque()
+        self._refused = ""
         self._next_waiting_log = 0.0
 
     async def identify(self) -> None:
@@ -87,7 +85,14 @@ class Birth:
         if self._hard.verdict is StateVerdict.DAMAGED:  # the log is this replica's own, and says which store it was
             own = self._members.own
             uuid = own.uuid if own is not None else ""
-        return Introduction(settings.node_id, uuid, settings.client_address, self._storage.lineage, state.term)
+        return Introduction(
+            settings.node_id,
+            uuid,
+            settings.client_address,
+            self._storage.lineage,
+            state.term,
+            members=self._members.index,
+        )
 
     @property
     def waiting_for(self) -> str:
@@ -104,8 +109,6 @@ class Birth:
         """A member introduced itself."""
         if self._formation is not None:
             self._formation.hello(peer)
-        elif not peer.formed:
-            self._to_offer.append(peer.node_id)
 
     def lost(self, node: NodeId) -> None:
         """The link to a member is down."""
@@ -113,14 +116,14 @@ class Birth:
             self._formation.lost(node)
 
     def offered(self, sender: NodeId, fields: Sequence[Any], body: memoryview) -> None:
-        """A formed member hands over entry 1. Raises CodecError."""
-        if len(fields) != 2 or take_int(fields[1], 1) != 1:
+        """A formed member hands over entry 1, and who belongs to the group now. Raises CodecError."""
+        if len(fields) != 3 or take_int(fields[1], 1) != BEGIN or not isinstance(fields[2], bytes):
             raise CodecError("an offer of entry 1 is malformed")
         entries = self._storage.parse(body)
         if len(entries) != 1 or entries[0].index != 1:
             raise CodecError("an offer of entry 1 holds something else")
         if self._formation is not None:
-            self._offered.append((sender, entries))
+            self._offered.append((sender, entries, self._storage.unpack_membership(fields[2])))
 
     # steps
 
@@ -134,31 +137,33 @@ class Birth:
 
     async def _form(self, formation: Formation, ticked: bool) -> bool:
         while self._offered:
-            sender, entries = self._offered.popleft()
-            membership = self._storage.maker.read_membership(entries[0])
-            refusal = None if self._settings.joins else formation.refusal(membership)
+            sender, entries, newest = self._offered.popleft()
+            joins = self._settings.joins
+            refusal = None if joins else formation.refusal(newest)
             if refusal is None:
-                await self._become_formed(membership, entries)
+                founder = joins or formation.refusal(self._storage.maker.read_membership(entries[0])) is None
+                await self._become_formed(newest, entries, founder=founder)
                 return True
-            self._complain(f"entry 1 of {sender} is not for this store: {refusal}")
+            self._complain(f"the group that {sender} belongs to does not list this store: {refusal}")
         own = formation.membership() if self._settings.founds() else None
         if own is not None:
-            await self._become_formed(own, None)
+            await self._become_formed(own, None, founder=True)
             return True
         if ticked:
             self._say_waiting(formation.missing)
         return False
 
-    async def _become_formed(self, membership: Membership, first: Sequence[EntryLike] | None) -> None:
+    async def _become_formed(self, membership: Membership, first: Sequence[EntryLike] | None, *, founder: bool) -> None:
         # The hard state first: a formed log must not meet one that could vote in term 1 again, or that trusts a log
-        # which this store has lost.
+        # which this store has lost. Whoever joins later is suspect until it holds what is committed: by the log that it
+        # begins with it would be a voter, or nobody.
         state = self._hard.state
         await self._hard.save(
             replace(
                 state,
                 term=max(state.term, FORMING_TERM),
                 vote=state.vote or SPENT_VOTE,
-                suspect=state.suspect or state.starts > 0,
+                suspect=state.suspect or state.starts > 0 or not founder,
             )
         )
         lineage = 0 if first is not None else self._rng.getrandbits(63) | 1
@@ -173,9 +178,6 @@ class Birth:
                 "voters": ",".join(membership.voter_ids),
             },
         )
-        for node in sorted(self._members.introductions):
-            if not self._members.introductions[node].formed:
-                self._to_offer.append(node)
 
     async def _remember(self, ticked: bool) -> bool:
         said = self._members.introductions
@@ -200,24 +202,6 @@ class Birth:
         log.warning("hard state rebuilt from the peers' terms", extra={"group": self._settings.group, "term": term})
         return True
 
-    # handing entry 1 on
-
-    async def hand_out(self) -> None:
-        """Give entry 1 to members that came without any."""
-        while self._to_offer and self._storage.formed:
-            link = self._members.link(self._to_offer.popleft())
-            if link is None:
-                continue
-            if self._storage.first_index > 1:
-                self._complain("an unformed member came, but entry 1 is gone by retention: remove it and add it again")
-                continue
-            try:
-                entries = self._storage.cached(1, 1) or await self._storage.read(1, 1)
-            except (OSError, StorageDamaged):
-                continue
-            if entries:
-                link.send_data(self._settings.group, [FORM, 1], [entries[0].data])
-
     def _say_waiting(self, missing: Sequence[NodeId]) -> None:
         now = trio.current_time()
         if now >= self._next_waiting_log and missing:
@@ -226,4 +210,7 @@ class Birth:
             self._next_waiting_log = now + (WAITING_LOG_S if self._next_waiting_log else WAITING_FIRST_S)
 
     def _complain(self, what: str) -> None:
+        if what == self._refused:
+            return
+        self._refused = what
         log.error(what, extra={"group": self._settings.group, "node": self._settings.node_id})

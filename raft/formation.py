@@ -30,6 +30,8 @@ class Introduction:
     term: int
     """Its durable term."""
     feature: int = 1
+    members: int = 0
+    """Index of the newest membership entry in its log."""
 
     @property
     def formed(self) -> bool:
@@ -84,7 +86,7 @@ class Formation:
         return Membership(tuple(voters))
 
     def refusal(self, membership: Membership) -> str | None:
-        """Why an entry 1 that a peer offers must not be adopted; None: it lists this store."""
+        """Why a group must not be joined whose membership this is; None: it lists this store."""
         member = membership.member(self._me.node_id)
         if member is None:
             return f"it does not list {self._me.node_id}"

@@ -25,8 +25,8 @@ from typing import Any
 
 import trio
 
-from raft.birth import FORM, Birth, WrongStore
-from raft.codec import DRIVER_CODES, decode_message, encode_message
+from raft.birth import Birth, WrongStore
+from raft.codec import DRIVER_CODES, decode_message, encode_message, take_int
 from raft.core import RaftCore
 from raft.core.errors import NotLeader as CoreNotLeader
 from raft.core.errors import Refused
@@ -49,6 +49,7 @@ from raft.node import RaftNode
 from raft.signals import Signal
 from raft.storage import LogStorage, StorageDamaged
 from raft.transport import Address, Mismatch, PeerTransport
+from raft.welcome import FORM, KNOW, Welcome
 from raft.writer import LogWriter
 
 __all__ = ["GroupHost", "GroupSettings", "RaftGroup", "WrongStore"]
@@ -85,6 +86,8 @@ class RaftGroup:
         self._transport = transport
         self._members = GroupMembers(settings, transport)
         self._birth = Birth(settings, storage, hard, self._members, rng)
+        self._welcome = Welcome(settings, storage, self._members, self._known_commit)
+        self._recovered_commit = 0
         self._nursery: trio.Nursery | None = None
         self._writer = LogWriter(storage, hard, self._written)
         self._writer_scope = trio.CancelScope()
@@ -195,6 +198,7 @@ class RaftGroup:
         """Take part until cancelled. Raises WrongStore before `started()`, later InvariantBroken and anything else."""
         name = self.settings.group
         await self._birth.identify()
+        self._members.uuid = self.store_uuid
         remove = self._node.add(name, self)
         try:
             async with trio.open_nursery() as nursery:
@@ -213,8 +217,9 @@ class RaftGroup:
     def _start_core(self) -> None:
         """From the log and the hard state to a running core; or wait for all voters when the hard state is lost."""
         recovered = self.storage.recovered(self._hard.state)
+        self._recovered_commit = recovered.commit
         if recovered.memberships:
-            self._use_membership(recovered.memberships[-1][1])
+            self._use_membership(*recovered.memberships[-1])
         if self._birth.waiting_for:
             log.error("hard state lost; waiting for every voter's term", extra={"group": self.settings.group})
             return
@@ -240,6 +245,7 @@ class RaftGroup:
             self.settings.rules,
         )
         self._mending_for = ""
+        self._note_removed()
         self._host.core_started(self.core)
         for node in self._members.connected_ids:
             self.core.link_up(node, self._node.now_ms())
@@ -263,6 +269,8 @@ class RaftGroup:
             await self._wake.wait()
             if self.core is not None and (self._held or self.storage.damage is not None):
                 await self._stop_core()
+            elif self._held and not self._mending:
+                self._stop_being_born()
             elif self.core is not None:
                 self._turn(self.core)
             elif self._mending:
@@ -272,7 +280,7 @@ class RaftGroup:
                     self._start_core()
             else:
                 await self._be_born()
-            await self._birth.hand_out()
+            await self._welcome.hand_out()
 
     async def _be_born(self) -> None:
         ticked, self._tick_due = self._tick_due, False
@@ -303,6 +311,13 @@ class RaftGroup:
         self._stopped.set()
         self._stopped = trio.Event()
         self._host.log_released()
+
+    def _stop_being_born(self) -> None:
+        """An empty log is about to be replaced by a member's: there is no core to stop."""
+        self._mending_for = INSTALLING
+        self._mending = True
+        self._stopped.set()
+        self._stopped = trio.Event()
 
     async def hold(self) -> None:
         """Stop the core (an installation is about to replace the log), until `resume`. Returns when nothing writes."""
@@ -381,9 +396,8 @@ class RaftGroup:
         if ready.appends:
             self._writer.put(ready.appends)
         if ready.membership is not None:
-            membership = ready.membership[1]
-            self._use_membership(membership)
-            self._host.members_changed(membership)
+            self._use_membership(*ready.membership)
+            self._host.members_changed(ready.membership[1])
         if ready.role is not None:
             self._host.role_changed(ready.role)
         if ready.committed is not None:
@@ -438,12 +452,30 @@ class RaftGroup:
         return self._members
 
     @property
+    def store_uuid(self) -> str:
+        """Which store this is: a replica whose disk was replaced comes with another one."""
+        return self._birth.introduction().store_uuid
+
+    @property
     def waiting_for(self) -> str:
         """Why there is no core, for status and logs; "" when there is one."""
         return self._mending_for or self._birth.waiting_for
 
-    def _use_membership(self, membership: Membership) -> None:
-        self._members.use(membership.voters + membership.learners)
+    def _use_membership(self, index: int, membership: Membership) -> None:
+        self._members.use(membership.voters + membership.learners, index)
+        self._welcome.use(index, membership)
+        self._note_removed()
+
+    def _note_removed(self) -> None:
+        if self.core is not None:
+            self.core.retired = self._members.removed
+
+    def _known_commit(self) -> int:
+        return self.core.commit if self.core is not None else self._recovered_commit
+
+    def joinable(self) -> list[NodeId]:
+        """Members with an empty store that need an installation, because the log's beginning is gone here."""
+        return self._welcome.joinable()
 
     def send_bulk(self, node: NodeId, fields: Sequence[Any], body: Sequence[bytes]) -> bool:
         """Send a driver message of the host behind everything urgent; False when there is no link."""
@@ -458,6 +490,7 @@ class RaftGroup:
         if isinstance(met, Mismatch):
             return met
         self._birth.hello(met)
+        self._welcome.hello(met.node_id)
         self._wake.set()
         return None
 
@@ -502,7 +535,11 @@ class RaftGroup:
             self._host.app_frame(sender, fields, body)
 
     def _driver_message(self, sender: NodeId, fields: list[Any], body: memoryview) -> None:
-        if fields[0] == FORM:
+        if fields[0] == FORM and len(fields) == 4 and take_int(fields[1], 1) == KNOW and isinstance(fields[3], bytes):
+            membership = self.storage.unpack_membership(fields[3])
+            self._members.hear(take_int(fields[2], 1), membership)
+            self._note_removed()
+        elif fields[0] == FORM:
             self._birth.offered(sender, fields, body)
         else:
             self._host.driver_message(sender, fields, body)

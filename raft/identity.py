@@ -1,8 +1,10 @@
 """Who a replica says it is, and whether a peer may take part.
 
 What must be equal: cluster, group, lineage (once both are formed), the node id that belongs to the peer's address, and
-the store uuid that the membership lists for it. What is only told: client address, term, feature level. A difference
-is answered with the name of the field, once per peer.
+the store uuid that the membership lists for it. A member whose log holds a *later* membership entry is believed about
+its store: it may have been replaced by an entry that this replica has not got yet, and may be the one who brings it.
+What is only told: client address, term, feature level. A difference is answered with the name of the field, once per
+peer.
 """
 
 from __future__ import annotations
@@ -28,20 +30,21 @@ def hello_fields(cluster: str, group: str, me: Introduction) -> dict[str, Any]:
         "lineage": me.lineage,
         "term": me.term,
         "feature": me.feature,
+        "members": me.members,
     }
 
 
 def read_hello(fields: dict[str, Any]) -> tuple[str, str, Introduction]:
     """Cluster, group and what the peer says of itself. Raises CodecError."""
     texts = [fields.get(name) for name in ("cluster", "group", "id", "uuid", "client")]
-    numbers = [fields.get(name) for name in ("lineage", "term", "feature")]
+    numbers = [fields.get(name) for name in ("lineage", "term", "feature", "members")]
     if not all(isinstance(text, str) for text in texts):
         raise CodecError("a hello lacks cluster, group, id, uuid or client")
     if not all(type(number) is int and 0 <= number < 1 << 64 for number in numbers):
-        raise CodecError("a hello lacks lineage, term or feature")
+        raise CodecError("a hello lacks lineage, term, feature or members")
     cluster, group, node_id, uuid, client = (str(text) for text in texts)
-    lineage, term, feature = (int(number or 0) for number in numbers)
-    return cluster, group, Introduction(node_id, uuid, client, lineage, term, feature)
+    lineage, term, feature, members = (int(number or 0) for number in numbers)
+    return cluster, group, Introduction(node_id, uuid, client, lineage, term, feature, members)
 
 
 def check_identity(
@@ -66,7 +69,8 @@ def check_identity(
     if me.formed and peer.formed and me.lineage != peer.lineage:
         return Mismatch("lineage", f"{me.lineage:016x} here, {peer.lineage:016x} there: two different groups' data")
     listed = _listed(membership, peer.node_id)
-    if listed is not None and listed.uuid and listed.uuid != peer.store_uuid:
+    knows_later = me.formed and peer.formed and peer.members > me.members
+    if not knows_later and listed is not None and listed.uuid and listed.uuid != peer.store_uuid:
         return Mismatch(
             "store uuid",
             f"{listed.uuid[:8]} is a member, {peer.store_uuid[:8]} came: the disk of {peer.node_id} was replaced; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from raft.identity import check_identity, read_hello
 from raft.transport import Address, Mismatch, PeerLink, PeerTransport
 
 __all__ = ["GroupMembers", "GroupSettings"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +40,16 @@ class GroupSettings:
     @property
     def own_address(self) -> Address:
         """Where this replica listens for its peers."""
-        return Address.parse(next(member.address for member in self.peers if member.id == self.node_id))
+        return Address.parse(self._own.address)
+
+    @property
+    def own_rank(self) -> int:
+        """This replica's place among the preferred leaders, as configured."""
+        return self._own.rank
+
+    @property
+    def _own(self) -> Member:
+        return next(member for member in self.peers if member.id == self.node_id)
 
 
 class GroupMembers:
@@ -46,6 +58,15 @@ class GroupMembers:
     def __init__(self, settings: GroupSettings, transport: PeerTransport) -> None:
         self.all: tuple[Member, ...] = settings.peers
         """Voters and learners; the configured peers before `use` was called."""
+        self.index = 0
+        """Index of the membership entry that says so; 0: none does."""
+        self.uuid = ""
+        """This replica's store, once that is known."""
+        self.removed = False
+        """The newest membership known, from the log or from a peer, does not list this store."""
+        self._was_listed = False
+        self._hint: tuple[int, Membership] | None = None
+        """A later membership than the log holds: with whom to talk."""
         self.introductions: dict[NodeId, Introduction] = {}
         """What members with a working link said of themselves."""
         self._settings = settings
@@ -58,13 +79,45 @@ class GroupMembers:
         """Keep a link to this one too, whether or not it is listed (yet)."""
         if self._invited.get(member.id) != member:
             self._invited[member.id] = member
-            self.use(self.all)
+            self._look_up()
 
-    def use(self, members: Sequence[Member]) -> None:
+    def use(self, members: Sequence[Member], index: int = 0) -> None:
         """These are the members now; links to them are wanted, and to configured peers that may join yet."""
         self.all = tuple(members)
+        self.index = index
+        if self._hint is not None and self._hint[0] <= index:
+            self._hint = None
+        if index and self._hint is None:
+            own = self.own
+            listed = own is not None and own.uuid == self.uuid
+            # An empty replica that joined reads of a time before it: it is not removed by what does not list it yet.
+            self._note_removed(self._was_listed and not listed, index)
+            self._was_listed |= listed
+        self._look_up()
+
+    def hear(self, index: int, membership: Membership) -> None:
+        """A peer knows a later membership."""
+        if index <= max(self.index, self._hint[0] if self._hint is not None else 0):
+            return
+        self._hint = (index, membership)
+        own = membership.member(self._settings.node_id)
+        if self.uuid:  # else the hard state is lost, and with it who this is
+            self._note_removed(own is None or own.uuid != self.uuid, index)
+        self._look_up()
+
+    def _note_removed(self, removed: bool, index: int) -> None:
+        if removed != self.removed:
+            self.removed = removed
+            log.warning(
+                "this replica was removed from the group" if removed else "this replica belongs to the group again",
+                extra={"group": self._settings.group, "node": self._settings.node_id, "index": index},
+            )
+
+    def _look_up(self) -> None:
+        hint = self._hint[1] if self._hint is not None else None
+        later = (*hint.voters, *hint.learners) if hint is not None else ()
         addresses = {}
-        for member in (*self._settings.peers, *self._invited.values(), *members):
+        for member in (*self._settings.peers, *self._invited.values(), *self.all, *later):
             if member.address:
                 addresses[Address.parse(member.address)] = member.id
         self._ids = addresses

@@ -92,6 +92,14 @@ class LogStorage(LogView, Protocol):
         """Entries as they travel, each checked. Raises `raft.frames.CodecError`."""
         ...
 
+    def pack_membership(self, membership: Membership) -> bytes:
+        """A membership as members tell it each other: the payload of its entry."""
+        ...
+
+    def unpack_membership(self, payload: bytes) -> Membership:
+        """Raises `raft.frames.CodecError`."""
+        ...
+
     async def write(self, entries: Sequence[EntryLike]) -> None:
         """Append and sync. Raises OSError: ENOSPC when nothing was written and the log stays usable, else final.
 

@@ -29,10 +29,13 @@ __all__ = [
     "NO_LEADER",
     "OK",
     "Busy",
+    "ChangeKind",
+    "ChangeRefused",
     "EntrySource",
     "GroupFailed",
     "Health",
     "LeaderHint",
+    "MembershipChange",
     "NotLeader",
     "Outcome",
     "Owner",
@@ -228,8 +231,45 @@ class TransferFailed(ReplicatorError):
     """Leadership was not handed over; this replica still leads (or somebody else was elected on their own)."""
 
 
+class ChangeRefused(ReplicatorError):
+    """A membership change was not begun; the message says why. Nothing has changed."""
+
+    def __init__(self, reason: str, *, later: bool = False) -> None:
+        super().__init__(reason)
+        self.later = later
+        """It may be possible in a moment (a learner catches up, the change before commits): ask again."""
+
+
 class GroupFailed(ReplicatorError):
     """The group is stopped in this process; the message says why."""
+
+
+class ChangeKind(enum.Enum):
+    """What may happen to one replica of a group."""
+
+    ADD = "add"
+    """It becomes a learner: replicated to, never counted."""
+    PROMOTE = "promote"
+    """A learner that has caught up becomes a voter."""
+    REMOVE = "remove"
+    """A voter or a learner leaves."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MembershipChange:
+    """One change of who belongs to a group; one replica at a time."""
+
+    kind: ChangeKind
+    node_id: str
+    address: str = ""
+    """ADD: peer address, host:port."""
+    client_address: str = ""
+    uuid: str = ""
+    """ADD: uuid of the store that joins. A replica whose disk was replaced has another one than before."""
+    rank: int = -1
+    """ADD: 0 is the preferred leader; -1 comes behind all others."""
+    maintenance: bool = False
+    """REMOVE: allow a group of two voters or fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +316,11 @@ class ReplicaStatus:
     visible: int
     """Byte position up to which consumers may see."""
     peers: tuple[PeerStatus, ...] = field(default=())
+    store_uuid: str = ""
+    """Which store this is, "" where the strategy does not know stores; and where it listens for its peers."""
+    peer_address: str = ""
+    rank: int = -1
+    """Its place among the preferred leaders by its own configuration; -1: it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,11 +346,16 @@ class Replicas:
         return numbers.get(leader_id, 0) or 256  # above all that can be configured
 
     def rank(self, node_id: str) -> int:
-        """Position among the sorted voters: decides the id under which a replica registers."""
-        for position, (voter, _addr) in enumerate(self.voters):
-            if voter == node_id:
+        """Position among the sorted voters, then the learners: decides the id under which a replica registers."""
+        members = (*self.voters, *self.learners)
+        for position, (member, _addr) in enumerate(members):
+            if member == node_id:
                 return position
-        return len(self.voters)
+        return len(members)
+
+    def __contains__(self, node_id: str) -> bool:
+        """Does it belong to the group?"""
+        return any(member == node_id for member, _addr in (*self.voters, *self.learners))
 
 
 class Owner(Protocol):
@@ -441,6 +491,14 @@ class Replicator(Protocol):
 
     async def transfer(self, target: str | None = None) -> None:
         """Hand leadership over (to the best replica when no target is named). Raises NotLeader, TransferFailed."""
+        ...
+
+    async def change(self, change: MembershipChange) -> None:
+        """Change who belongs to the group; returns when the change is committed.
+
+        Raises NotLeader, ChangeRefused (nothing has changed). Cancelled, or NotLeader after it began: it may still
+        take effect; `replicas` tells.
+        """
         ...
 
     async def drain(self) -> None:

@@ -28,9 +28,11 @@ import trio
 from broker.replication.base import (
     NO_LEADER,
     OK,
+    ChangeRefused,
     GroupFailed,
     Health,
     LeaderHint,
+    MembershipChange,
     NotLeader,
     Outcome,
     Replicas,
@@ -189,6 +191,10 @@ class LocalReplicator:
     async def transfer(self, target: str | None = None) -> None:
         await trio.lowlevel.checkpoint()
         raise TransferFailed("this group has one replica: there is nobody to hand over to")
+
+    async def change(self, change: MembershipChange) -> None:
+        await trio.lowlevel.checkpoint()
+        raise ChangeRefused("this group is not replicated (strategy local): it has one replica and takes no others")
 
     async def drain(self) -> None:
         """Stop admitting; return when everything taken is settled."""

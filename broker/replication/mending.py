@@ -101,10 +101,10 @@ class Mending:
             return
         self._next_offer = now + OFFER_EVERY_S
         peers = core.status().peers
-        for peer in peers:
-            if peer.state is PeerState.INSTALL:
-                healthy = [p.id for p in peers if p.state is PeerState.REPLICATE and p.match >= core.commit]
-                self._group.send_bulk(peer.id, offer_fields([*healthy, self._group.node_id]), ())
+        healthy = [p.id for p in peers if p.state is PeerState.REPLICATE and p.match >= core.commit]
+        behind = [peer.id for peer in peers if peer.state is PeerState.INSTALL]
+        for node in [*behind, *self._group.joinable()]:
+            self._group.send_bulk(node, offer_fields([*healthy, self._group.node_id]), ())
 
     def offer_now(self) -> None:
         """A peer was found to need an installation."""
@@ -144,8 +144,9 @@ class Mending:
         up with a leader elected without it.
         """
         damaged = self._storage.damage is not None
+        joins = not self._storage.formed
         await self._group.hold()
         own = self._storage.last
         state = self._hard.state
-        if (damaged or (last.term, last.index) < (own.term, own.index)) and not state.suspect:
+        if (damaged or joins or (last.term, last.index) < (own.term, own.index)) and not state.suspect:
             await self._hard.save(replace(state, suspect=True))

@@ -26,8 +26,10 @@ import trio
 from broker.replication.barriers import Barriers
 from broker.replication.base import (
     NO_LEADER,
+    ChangeRefused,
     GroupFailed,
     LeaderHint,
+    MembershipChange,
     NotLeader,
     Outcome,
     Replicas,
@@ -46,6 +48,7 @@ from broker.replication.ha.rules import RAFT, SYNC, GroupRules, detail_of
 from broker.replication.ha.trust import nothing_lost
 from broker.replication.hand_over import HandOver
 from broker.replication.leading import Leading, Moved, end_of
+from broker.replication.member_changes import MemberChanges
 from broker.replication.membership import GroupDetail
 from broker.replication.mending import Mending
 from broker.replication.raft_config import GroupConfig, Peer
@@ -124,6 +127,7 @@ class RaftReplicator:
         self._mending: Mending | None = None
         self._failed_since = math.inf
         self._rewinding = False
+        self._changes = MemberChanges(self._leading, self._moved, self._place)
         self._hand_over = HandOver(config.group, source, self._leading, self._moved, rng)
         self.rules = GroupRules()
         self.rules.unsafe_flush = config.unsafe_async_flush
@@ -191,9 +195,10 @@ class RaftReplicator:
         membership = group.core.membership if group.core is not None else None
         voters = membership.voters if membership is not None else group.members.all
         learners = membership.learners if membership is not None else ()
+        gone = self.node_id if group.members.removed else ""  # known from a peer: the log does not say it yet
         return Replicas(
-            tuple((member.id, group.members.client_address(member.id)) for member in voters),
-            tuple((member.id, group.members.client_address(member.id)) for member in learners),
+            tuple((member.id, group.members.client_address(member.id)) for member in voters if member.id != gone),
+            tuple((member.id, group.members.client_address(member.id)) for member in learners if member.id != gone),
             () if self.strategy == RAFT else self._numbers((*voters, *learners)),
         )
 
@@ -254,6 +259,13 @@ class RaftReplicator:
         if group is None or not self.leads:
             raise NotLeader(self._hint)
         await self._hand_over.transfer(group, target, self._hint)
+
+    async def change(self, change: MembershipChange) -> None:
+        if self._group is None or not self.leads:
+            raise NotLeader(self._hint)
+        if not self._plain:
+            raise ChangeRefused(f"the group is under {self.strategy}: its slaves join by themselves when they start")
+        await self._changes.make(self._group, change, self._hint)
 
     async def drain(self) -> None:
         """Stop admitting, wait until everything taken is settled, then hand over if somebody can lead."""
@@ -478,10 +490,7 @@ class RaftReplicator:
         self._settle_master()
 
     def members_changed(self, membership: Membership) -> None:
-        if self._leading.admitting:
-            core = self._check_alive().core
-            assert core is not None, "a leader has a core"
-            self._source.rebase(end_of(core))
+        self._moved.note()
 
     def ticked(self) -> None:
         now = trio.current_time()
@@ -530,10 +539,16 @@ class RaftReplicator:
             core.recount(int(now * 1000))
         self._settle_master()
 
-    def _place(self, core: RaftCore, membership: Membership) -> None:
-        """Append a membership entry; what is open goes before it, since records carry their positions."""
+    def _place(self, core: RaftCore, membership: Membership, *, allow_two: bool = True) -> int:
+        """Append a membership entry; what is open goes before it, since records carry their positions.
+
+        Returns its index. Raises what the core raises; nothing has changed then.
+        """
         self._form(all_of_it=True)
-        core.change_membership(membership, int(trio.current_time() * 1000), allow_two=True)
+        index = core.change_membership(membership, int(trio.current_time() * 1000), allow_two=allow_two)
+        if self._leading.admitting:
+            self._source.rebase(end_of(core))  # at once: requests that come in this very turn stand behind it
+        return index
 
     async def set_strategy(self, strategy: str, *, required: int = 0) -> int:
         """Move the group to another strategy, in place; returns the index of the entry that did it, once committed.
@@ -550,8 +565,7 @@ class RaftReplicator:
 
         def ask(core: RaftCore, now_ms: int) -> None:
             try:
-                self._place(core, moved(core, strategy, self.config.ha, required))
-                placed.append(core.memberships.index)
+                placed.append(self._place(core, moved(core, strategy, self.config.ha, required)))
             except Refused as error:
                 problem.append(error)
             asked.set()

@@ -58,6 +58,9 @@ def replica_status(
         dispatched=store.dispatched,
         visible=visible,
         peers=_peers(group),
+        store_uuid=group.store_uuid if group is not None else "",
+        peer_address=str(group.settings.own_address) if group is not None else "",
+        rank=group.settings.own_rank if group is not None else -1,
     )
 
 
@@ -71,6 +74,8 @@ def _health(group: RaftGroup | None, store: ReplicatedStore, failure: str) -> tu
         waiting = group.waiting_for if group is not None else "the start"
         return Health.SUSPECT if store.log.formed else Health.UNFORMED, f"waiting for {waiting}"
     disk, detail = group.fault
+    if group.members.removed:
+        return _HEALTH[group.core.health], "removed from the group: stop this replica; to take it back, add it again"
     if disk is StorageFault.FULL:
         detail = f"disk full: {detail}"
     elif not detail and fault is not None:

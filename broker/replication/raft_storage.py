@@ -219,6 +219,15 @@ class RaftStorage:
                     raise CodecError(str(error)) from None
         return cast("Sequence[EntryLike]", entries)
 
+    def pack_membership(self, membership: Membership) -> bytes:
+        return encode_membership(membership, 0)
+
+    def unpack_membership(self, payload: bytes) -> Membership:
+        try:
+            return decode_membership(payload)
+        except MembershipDamaged as error:
+            raise CodecError(str(error)) from None
+
     async def write(self, entries: Sequence[EntryLike]) -> None:
         mine = cast("Sequence[Entry]", entries)
         # Who belongs to the group is never only written: a replica that forgot it could not even find the others.

@@ -1,10 +1,11 @@
 """Tells every name server who this replica is: at once when it matters, else every 30 s.
 
-The ready leader registers under id 0 with its whole topic table, any other replica under its rank among the voters plus
-one and without topics. At once: on becoming ready, on leaving leadership, on topic changes (within 50 ms), when a name
-server comes back. Each name server has one connection and one task that always sends the newest state; what happens
-while a registration is on its way is in the next one. `DataVersion.stateVersion` is the term: name servers refuse id 0
-from an older term, so a revived old leader cannot take the route back.
+The ready leader registers under id 0 with its whole topic table, any other replica under its rank among the members
+plus one and without topics, one that was removed from its group not at all. At once: on becoming ready, on leaving
+leadership, on topic changes (within 50 ms), when a name server comes back. Each name server has one connection and one
+task that always sends the newest state; what happens while a registration is on its way is in the next one.
+`DataVersion.stateVersion` is the term: name servers refuse id 0 from an older term, so a revived old leader cannot take
+the route back.
 """
 
 from __future__ import annotations
@@ -144,6 +145,10 @@ class Registration:
 
     async def _register(self, address: str) -> bool:
         """One registration. True when the name server has it (or knows of a newer leader, which is as good)."""
+        if self._replicator.node_id not in self._replicator.replicas:
+            with trio.move_on_after(CALL_S):
+                await self._unregister(address)  # removed from the group, or not added yet
+            return True
         command = self._command()
         try:
             with trio.fail_after(CALL_S):

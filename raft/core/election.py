@@ -29,7 +29,7 @@ class Election(Following):
     def _may_campaign(self) -> bool:
         """Healthy, and a voter, also while its own removal is not committed (its vote does not count then)."""
         needed = self.memberships.is_needed(self.id, self.commit)
-        return needed and self.health == Health.OK and not self._campaign_held
+        return needed and self.health == Health.OK and not (self._campaign_held or self.retired)
 
     def _tick_others(self) -> None:
         """Follower or candidate: has the timer run out?"""

@@ -40,4 +40,9 @@ class TransferRefused(Refused):
 
 
 class ChangeRefused(Refused):
-    """A membership change that one of the guards forbids now."""
+    """A membership change that one of the guards forbids."""
+
+    def __init__(self, reason: str, *, later: bool = False) -> None:
+        super().__init__(reason)
+        self.later = later
+        """Only time is missing: an entry has to commit, a learner has to catch up."""

@@ -147,7 +147,10 @@ class Leadership(Replication):
         silent = self._clock_ms - peer.heard_ms >= self.config.election_ms
         late = self._clock_ms - peer.catch_up_from_ms > self.config.election_ms and peer.match < peer.catch_up_to
         if silent or late or not peer.catch_up_ok or peer.health != Health.OK or peer.state != PeerState.REPLICATE:
-            raise ChangeRefused(f"{node} has not caught up yet: it holds {peer.match} of {self.log.last.index}")
+            held = f"it holds {peer.match} of {self.log.last.index}"
+            if silent:
+                held += f" and has been silent for {self._clock_ms - peer.heard_ms} ms"
+            raise ChangeRefused(f"{node} has not caught up yet: {held}", later=True)
 
     def _membership_changed(self) -> None:
         super()._membership_changed()

@@ -88,9 +88,11 @@ def check_change(
     except ValueError as error:
         raise ChangeRefused(str(error)) from error
     if old_index > commit:
-        raise ChangeRefused(f"the membership entry {old_index} before is not committed yet (commit {commit})")
+        raise ChangeRefused(
+            f"the membership entry {old_index} before is not committed yet (commit {commit})", later=True
+        )
     if not own_term_committed:
-        raise ChangeRefused("the leader has not committed an entry of its own term yet")
+        raise ChangeRefused("the leader has not committed an entry of its own term yet", later=True)
     differing = set(old.voter_ids) ^ set(new.voter_ids)
     if len(differing) > 1:
         raise ChangeRefused(f"one voter at a time: {', '.join(sorted(differing))}")

@@ -45,7 +45,7 @@ __all__ = ["CoreState"]
 
 
 class CoreState:
-    """State, role changes, outbox. Attributes without underscore may be read by the driver, never written."""
+    """State, role changes, outbox. The driver may read what has no underscore, and write `retired` only."""
 
     def __init__(
         self,
@@ -96,6 +96,8 @@ class CoreState:
         self._rank_delay_ms = 0
         self._campaign_held = False
         """Storage is stalled: no campaign until it recovers."""
+        self.retired = False
+        """Set by the driver: a peer told of a later membership without this replica. It does not campaign any more."""
         self._no_space = False
         """Storage is full: no entries are taken until it recovers."""
 

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from tests.namesrv.support import namesrv_running, register_command
-from trimq.cli.admin import cluster, consumer, group, topic
+from trimq.cli.admin import cluster, consumer, consumer_group, topic
 from trimq.cli.admin.session import open_session
 from trimq.errors import BadName, NoRoute
 from trimq.remoting.client import open_remoting_client
@@ -186,7 +186,7 @@ async def test_consumer_progress_and_group_list(read: Read) -> None:
         await consumer._all(namesrv, True)
         summary = {"group": "g", "consumers": 1, "model": "CLUSTERING", "topics": 1, "behind": 6, "brokers": ["a", "b"]}
         assert read() == [summary]
-        await group._list(namesrv, True)
+        await consumer_group._list(namesrv, True)
         assert read() == [summary]
         with pytest.raises(NoRoute, match="not known"):
             await consumer._one(namesrv, "stranger", None, True)

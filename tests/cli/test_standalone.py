@@ -95,7 +95,7 @@ def test_send_consume_and_look_around(tmp_path: Path) -> None:
         assert [row["ok"] for row in done] == [True]
         route = json.loads(trimq(tmp_path, "admin", "topicRoute", "-n", namesrv, "-t", "new", "--json"))
         assert [queues["readQueueNums"] for queues in route["queueDatas"]] == [3]
-        groups = json.loads(trimq(tmp_path, "admin", "group", "list", "-n", namesrv, "--json"))
+        groups = json.loads(trimq(tmp_path, "admin", "consumerGroupList", "-n", namesrv, "--json"))
         assert "g" in [row["group"] for row in groups]
         progress = json.loads(trimq(tmp_path, "admin", "consumerProgress", "-n", namesrv, "-g", "g", "--json"))
         assert progress["behind"] == 0

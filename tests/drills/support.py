@@ -31,6 +31,37 @@ _MiB = 1 << 20
 
 
 @contextmanager
+def local_cluster_of(
+    directory: Path, *, founders: int, nodes: int, groups: int, **extra: str
+) -> Iterator[LocalCluster]:
+    """A ready cluster of `founders` nodes; the others up to `nodes` are configured to join, and not started."""
+    settings = {"mapedFileSizeCommitLog": str(SEGMENT_BYTES), **extra}
+    cluster = LocalCluster.create(directory, base_port=0, groups=groups, nodes=nodes, extra=settings)
+    present = cluster.nodes[:founders]
+    for node in present:
+        for group in cluster.groups:
+            path = cluster.configuration_path(node, group)
+            lines = path.read_text().splitlines(keepends=True)
+            path.write_text("".join(_only(line, founders) for line in lines))
+    try:
+        cluster.start("namesrv", *present)
+        wait_ready_blocking(cluster, all_replicas=founders == nodes)
+        yield cluster
+    except BaseException:
+        for process in ("namesrv", *cluster.nodes):
+            print(f"--- {process}\n{cluster.last_words(process, lines=60)}")
+        raise
+    finally:
+        cluster.stop()
+
+
+def _only(line: str, founders: int) -> str:
+    """The line of a configuration file, with the first peers only."""
+    key, _, value = line.partition("=")
+    return f"{key}={';'.join(value.strip().split(';')[:founders])}\n" if key == "dLegerPeers" else line
+
+
+@contextmanager
 def local_cluster(directory: Path, *, groups: int, **extra: str) -> Iterator[LocalCluster]:
     """A ready cluster of three nodes with small segments and no preferred leaders; gone when the block ends."""
     settings = {"mapedFileSizeCommitLog": str(SEGMENT_BYTES), "preferredLeaderId": "", **extra}

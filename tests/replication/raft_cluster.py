@@ -124,6 +124,13 @@ class Machine:
                         other.admit_slave(replicator.introduction())
                         replicator.follow(other.introduction())
 
+    def wipe(self) -> None:
+        """The disk was replaced: whoever starts here next is another store."""
+        assert not self.up
+        self.disks = {
+            group: memory_fs(f"{self.cluster.seed}/{self.name}/{group}/{self.lives}") for group in self.cluster.groups
+        }
+
     async def kill(self, *, keep: float | None = 1.0) -> None:
         """kill -9 (`keep=1.0`: the page cache survives) or a power cut (0.0, None)."""
         self.boots += keep != 1.0
@@ -180,6 +187,13 @@ class Cluster:
     async def start(self) -> None:
         for name in self.names:
             await self.machines[name].start()
+
+    async def grow(self, name: str) -> Machine:
+        """Start a machine that belongs to no group yet."""
+        self.names = (*self.names, name)
+        self.machines[name] = Machine(self, name)
+        await self.machines[name].start()
+        return self.machines[name]
 
     def replicas(self, group: str) -> list[Replica]:
         return [machine.replicas[group] for machine in self.machines.values() if group in machine.replicas]

@@ -105,13 +105,16 @@ def query(cluster: LocalCluster) -> dict[str, GroupStatus]:
     return trio.run(main)
 
 
-def wait_ready_blocking(cluster: LocalCluster, *, within_s: float = 30.0) -> None:
-    """`wait_ready` of all replicas, for a caller without an event loop. Raises ClusterError after `within_s`."""
+def wait_ready_blocking(cluster: LocalCluster, *, within_s: float = 30.0, all_replicas: bool = True) -> None:
+    """`wait_ready` for a caller without an event loop, of all replicas unless told otherwise.
+
+    Raises ClusterError after `within_s`.
+    """
 
     async def main() -> None:
         async with open_remoting_client(AnyioNetwork()) as client:
             with trio.move_on_after(within_s) as scope:
-                await wait_ready(client, cluster, all_replicas=True)
+                await wait_ready(client, cluster, all_replicas=all_replicas)
             if scope.cancelled_caught:
                 raise ClusterError(f"no ready leader in every group within {within_s:.0f} s")
 

@@ -144,6 +144,9 @@ class RequestCode(IntEnum):
     """Ours: capabilities both ways. Body `trimq.wire.body.group.Hello`."""
     GROUP_STATUS = 9001
     """Ours: roles and marks of one replica group. Body `trimq.wire.body.group.GroupStatus`."""
+    CHANGE_GROUP_MEMBERS = 9002
+    TRANSFER_GROUP_LEADER = 9003
+    CREATE_GROUP = 9004
     SET_GROUP_STRATEGY = 9005
     PROMOTE_MASTER = 9006
     """Ours: running replica groups. Headers in `trimq.wire.headers.group`."""

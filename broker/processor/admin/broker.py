@@ -13,7 +13,7 @@ from broker.metadata.state import GroupState
 from broker.metrics import Counters, Rates
 from broker.processor.lane import Lane
 from broker.processor.request import Refused, Request
-from broker.replication.base import Health, Replicator
+from broker.replication.base import Health, Replicator, Role
 from broker.replication.intake import Intake
 from broker.service.hold import HoldTable
 from broker.service.live_config import LiveConfig, check
@@ -173,10 +173,17 @@ def group_status(parts: Parts) -> dict[str, object]:
         ready=status.ready,
         role=role,
         term=status.term,
+        learner=status.role is Role.LEARNER,
+        peer=status.peer_address,
+        uuid=status.store_uuid,
+        rank=status.rank,
     )
     replicas: dict[str, dict[str, object]] = {}
-    for node, address in (*parts.replicator.replicas.voters, *parts.replicator.replicas.learners):
+    members = parts.replicator.replicas
+    for node, address in (*members.voters, *members.learners):
         replicas[node] = {"addr": address, "role": "leader" if node == status.leader.leader_id else "unknown"}
+    for node, _address in members.learners:
+        replicas[node]["learner"] = True
     for peer in status.peers:
         replicas.setdefault(peer.node_id, {}).update(
             {"connected": peer.connected, "lag_bytes": peer.lag_bytes, "match": peer.match, "state": peer.state}

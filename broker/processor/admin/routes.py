@@ -16,6 +16,7 @@ from broker.processor.admin.guard import guarded
 from broker.processor.admin.inspection import Inspection
 from broker.processor.admin.master_slave import MasterSlaveAdmin
 from broker.processor.admin.progress import ProgressAdmin
+from broker.processor.admin.replication import ReplicationAdmin
 from broker.processor.admin.topics import TopicAdmin
 from broker.processor.admin.upkeep import Upkeep
 from broker.processor.lane import Lane
@@ -37,6 +38,7 @@ class Administration:
     broker: BrokerAdmin
     upkeep: Upkeep
     replicas: MasterSlaveAdmin
+    replication: ReplicationAdmin
 
 
 def admin_routes(serving: Administration, lane: Lane, allowed: Sequence[str]) -> Mapping[int, Route]:
@@ -83,6 +85,9 @@ def admin_routes(serving: Administration, lane: Lane, allowed: Sequence[str]) ->
         Code.GET_BROKER_CONFIG: slow(broker.configuration, lane),
         Code.UPDATE_BROKER_CONFIG: slow(local(broker.update_configuration), lane, leader),
         Code.GROUP_STATUS: slow(broker.status, lane),
+        Code.CHANGE_GROUP_MEMBERS: slow(local(serving.replication.change_members), lane, leader),
+        Code.TRANSFER_GROUP_LEADER: slow(local(serving.replication.transfer), lane, leader),
+        Code.CREATE_GROUP: slow(local(serving.replication.create_group), lane),
         Code.JOIN_GROUP: slow(serving.replicas.join, lane, leader),
         Code.SET_GROUP_STRATEGY: slow(local(serving.replicas.set_strategy), lane, leader),
         Code.PROMOTE_MASTER: slow(local(serving.replicas.promote), lane),

@@ -25,7 +25,7 @@ __all__ = ["JoinRefused", "Master"]
 
 log = logging.getLogger(__name__)
 
-Place = Callable[[RaftCore, Membership], None]
+Place = Callable[[RaftCore, Membership], object]
 """Append a membership entry, the open batch before it. Raises `raft.core.errors.Refused`."""
 
 

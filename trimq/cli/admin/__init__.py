@@ -19,6 +19,7 @@ command = LazyGroup(
         "topicRoute": Entry("trimq.cli.admin.topic:topic_route", "Brokers and queues of one topic."),
         "updateTopic": Entry("trimq.cli.admin.topic:update_topic", "Create a topic or change its queues."),
         "consumerProgress": Entry("trimq.cli.admin.consumer:consumer_progress", "How far consumer groups are behind."),
-        "group": Entry("trimq.cli.admin.group:group", "Consumer groups: list."),
+        "consumerGroupList": Entry("trimq.cli.admin.consumer_group:list_groups", "All consumer groups."),
+        "group": Entry("trimq.cli.admin.group:command", "Replica groups: members, leaders, new groups, strategy."),
     },
 )

@@ -74,7 +74,7 @@ async def _one(namesrv: str, group: str, topic: str | None, as_json: bool) -> No
         parts = await in_parallel(leaders.values(), partial(_stats, session, group, topic or ""))
         known = [part for part in parts if part is not None]
         if not any(part.offsetTable for part in known) and group not in await groups_by_broker(session, leaders):
-            raise NoRoute(f"consumer group {group} is not known", advice="trimq admin group list shows all groups")
+            raise NoRoute(f"consumer group {group} is not known", advice="trimq admin consumerGroupList shows all")
     lags = sorted(lag for part in known for lag in _lags(part) if topic in (None, lag.topic))
     behind = sum(lag.behind for lag in lags)
     if as_json:

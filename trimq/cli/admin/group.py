@@ -1,40 +1,23 @@
-"""`trimq admin group list`."""
+"""`trimq admin group`: run replica groups."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from functools import partial
+from trimq.cli.lazy import Entry, LazyGroup
 
-import click
+__all__ = ["command"]
 
-from trimq.cli.admin.consumer import summaries
-from trimq.cli.admin.session import open_session
-from trimq.cli.output import json_option, namesrv_option, print_json, print_table
-from trimq.cli.run import run_async
-
-__all__ = ["group"]
-
-
-@click.group()
-def group() -> None:
-    """Consumer groups."""
-
-
-@group.command("list")
-@namesrv_option
-@json_option
-def list_groups(namesrv: str, as_json: bool) -> None:
-    """All consumer groups: who is connected, where they are known."""
-    run_async(partial(_list, namesrv, as_json))
-
-
-async def _list(namesrv: str, as_json: bool) -> None:
-    async with open_session(namesrv) as session:
-        rows = await summaries(session)
-    if as_json:
-        print_json([asdict(row) for row in rows])
-        return
-    print_table(
-        ["group", "consumers", "model", "topics", "behind", "brokers"],
-        [[row.group, row.consumers, row.model, row.topics, row.behind, " ".join(row.brokers)] for row in rows],
-    )
+command = LazyGroup(
+    name="group",
+    help="Replica groups (a brokerName each): who belongs to them, who leads. Changes are taken on the broker's own "
+    "machine only.",
+    entries={
+        "list": Entry("trimq.cli.admin.group_list:list_groups", "Groups, their replicas, who leads, who lags."),
+        "create": Entry("trimq.cli.admin.group_create:create", "Let running brokers take a new group."),
+        "add-replica": Entry("trimq.cli.admin.group_members:add_replica", "Add a replica, as a learner."),
+        "promote-learner": Entry("trimq.cli.admin.group_members:promote_learner", "Make a learner a voter."),
+        "remove-replica": Entry("trimq.cli.admin.group_members:remove_replica", "Remove a voter or a learner."),
+        "transfer": Entry("trimq.cli.admin.group_leader:transfer", "Hand leadership to another replica."),
+        "set-strategy": Entry("trimq.cli.admin.group_strategy:set_strategy", "Move a group to raft, sync or async."),
+        "promote": Entry("trimq.cli.admin.group_strategy:promote", "Make a slave the master."),
+    },
+)

@@ -42,12 +42,20 @@ class ReplicaStatus(Body, frozen=True, kw_only=True):
     last: I64 = 0
     lastPosition: I64 = 0
     """Where the log ends, in bytes: what a lag is measured in."""
+    learner: bool = False
+    """Replicated to, never counted."""
+    peer: str = ""
+    """`host:port` where it listens for its peers; it alone knows, likewise `uuid`."""
     pid: I64 = 0
     """Process id; 0 when it is not known."""
+    rank: I32 = -1
+    """Its place among the preferred leaders by its own configuration, 0 first."""
     ready: bool = False
     role: str = "unknown"
     """`leader`, `follower`, `candidate`, `learner`, `unformed`, `impaired`, ... or `unknown` for one that is silent."""
     term: I64 = 0
+    uuid: str = ""
+    """Which store it is: drawn when the store was empty."""
 
 
 class GroupStatus(Body, frozen=True, kw_only=True):
