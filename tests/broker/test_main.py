@@ -67,7 +67,8 @@ def test_a_port_in_use_stops_the_start(tmp_path: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         reason = stopped(["-c", str(config_file(tmp_path, listenPort=port))])
-    assert f"port {port} (listenPort) is in use" in reason
+    assert f"port {port} (listenPort)" in reason
+    assert "is in use: stop what listens there" in reason
     assert "\n" not in reason
 
 
