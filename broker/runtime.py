@@ -19,7 +19,7 @@ from broker.config import BrokerConfig, ConfigError, Strategy
 from broker.env import Env
 from broker.metadata.ops import NewerVersion
 from broker.replica import Replica, open_replica
-from broker.replication.base import GroupFailed
+from broker.replication.base import GroupFailed, ReopenPlanned
 from broker.store.errors import StoreError, StoreRefused
 from raft.node import NodeConfig, RaftNode
 
@@ -223,6 +223,9 @@ class _Supervisor:
                 log.error("group stopped for good", extra={"broker": self._config.broker_name, "error": str(failure)})
                 await self._stop.wait()
                 return
+            if isinstance(failure, ReopenPlanned):
+                log.info("group is opened anew", extra={"broker": self._config.broker_name, "reason": str(failure)})
+                continue
             if trio.current_time() - opened > CALM_S:
                 pause = REOPEN_FIRST_S
             log.error(

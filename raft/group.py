@@ -96,7 +96,7 @@ class RaftGroup:
         self._held = False
         self._resume = False
         self._stopped = trio.Event()
-        self._reported_seq = 0
+        self._reported_seq = self._reported_hard_seq = 0
         self._told_fault: StorageFault | None = None
         self._inbox: deque[Message] = deque()
         self._calls: deque[Callable[[RaftCore, int], None]] = deque()
@@ -255,7 +255,7 @@ class RaftGroup:
         assert self._nursery is not None, "writers write while the group runs"
         self._writer = writer = LogWriter(self.storage, self._hard, self._written)
         self._writer_scope = scope = trio.CancelScope()
-        self._reported_seq = 0
+        self._reported_seq = self._reported_hard_seq = 0
         self._told_fault = None
 
         async def run() -> None:
@@ -344,6 +344,9 @@ class RaftGroup:
             self._reported_seq = writer.done_seq
             core.append_done(writer.done_seq, now_ms)
             self._host.durable_moved()
+        if writer.hard_seq > max(self._reported_seq, self._reported_hard_seq):
+            self._reported_hard_seq = writer.hard_seq
+            core.hard_state_done(writer.hard_seq, now_ms)
         inbox, calls = self._inbox, self._calls
         while inbox:
             core.step(inbox.popleft(), now_ms)

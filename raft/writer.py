@@ -5,7 +5,8 @@ needs no timer. A batch with a hard state or a truncation begins a new write, be
 before what follows it.
 
 Disk trouble, as the core hears it: no space (the log is intact; the same write is tried again until it succeeds, and
-nothing behind it is reported meanwhile), slow, stalled, failed (final: this writer never writes again).
+nothing behind it is reported meanwhile but hard states: their file needs no space, so a full replica goes on voting),
+slow, stalled, failed (final: this writer never writes again).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dataclasses import replace
 import trio
 
 from raft.core.ready import AppendBatch
-from raft.core.types import EntryLike, StorageFault
+from raft.core.types import EntryLike, HardState, StorageFault
 from raft.hard_state import HardStateDamaged, HardStateFile
 from raft.signals import Signal
 from raft.storage import LogStorage, StorageDamaged
@@ -39,6 +40,8 @@ class LogWriter:
     def __init__(self, storage: LogStorage, hard: HardStateFile, progress: Callable[[], None]) -> None:
         self.done_seq = 0
         """All batches up to here are durable and visible in the storage's view."""
+        self.hard_seq = 0
+        """The hard states up to this batch are durable, although entries before it may have found no room yet."""
         self.fault: StorageFault | None = None
         """FULL or FAILED; slowness is judged by `busy_for_s`."""
         self.reason = ""
@@ -102,14 +105,9 @@ class LogWriter:
         first, entries, seq = self._next()
         self._busy_since = trio.current_time()
         try:
-            hard = first.hard_state
-            if hard is not None:
-                state = replace(
-                    self._hard.state, term=hard.term, vote=hard.vote, suspect=hard.suspect, starts=hard.starts
-                )
-                await self._hard.save(state)
-                if self._storage.suspect and not hard.suspect:
-                    await self._storage.clear_suspect()
+            if first.hard_state is not None and first.seq > self.hard_seq:
+                await self._save(first.hard_state)
+                self.hard_seq = first.seq
             if first.truncate_to is not None:
                 await self._storage.truncate(first.truncate_to)
             if entries:
@@ -132,6 +130,25 @@ class LogWriter:
             self._busy_since = None
             self._progress()
 
+    async def _save(self, hard: HardState) -> None:
+        state = replace(self._hard.state, term=hard.term, vote=hard.vote, suspect=hard.suspect, starts=hard.starts)
+        await self._hard.save(state)
+        if self._storage.suspect and not hard.suspect:
+            await self._storage.clear_suspect()
+
+    async def _save_ahead(self) -> None:
+        """Entries wait for room: the hard states behind them do not. Term and vote only ever move on."""
+        if not self._queue or self._queue[-1].seq <= self.hard_seq:
+            return
+        newest = self._queue[-1].seq
+        waiting = [b for b in self._queue if b.hard_state is not None and b.seq > self.hard_seq]
+        if waiting:
+            state = waiting[-1].hard_state
+            assert state is not None, "chosen for it"
+            await self._save(state)
+        self.hard_seq = newest
+        self._progress()
+
     async def _append(self, entries: Sequence[EntryLike]) -> None:
         while True:
             try:
@@ -143,7 +160,11 @@ class LogWriter:
                     self.fault, self.reason = StorageFault.FULL, str(error)
                     log.error("disk is full; nothing is acknowledged until there is space")
                     self._progress()
-                await trio.sleep(SPACE_RETRY_S)
+                deadline = trio.current_time() + SPACE_RETRY_S
+                while trio.current_time() < deadline:
+                    await self._save_ahead()
+                    with trio.move_on_at(deadline):
+                        await self._wake.wait()
             else:
                 if self.fault is StorageFault.FULL:
                     self.fault, self.reason = None, ""

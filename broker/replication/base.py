@@ -40,6 +40,7 @@ __all__ = [
     "Outcome",
     "Owner",
     "PeerStatus",
+    "ReopenPlanned",
     "ReplicaStatus",
     "Replicas",
     "Replicator",
@@ -270,6 +271,10 @@ class MembershipChange:
     """ADD: 0 is the preferred leader; -1 comes behind all others."""
     maintenance: bool = False
     """REMOVE: allow a group of two voters or fewer."""
+
+
+class ReopenPlanned(GroupFailed):
+    """Nothing is wrong: the store has to be opened anew, because its files were replaced or taken back."""
 
 
 @dataclass(frozen=True, slots=True)

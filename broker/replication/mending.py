@@ -2,7 +2,7 @@
 
 One per replica, beside its group. It answers other replicas' questions, mends this replica's own log when the group
 has stopped its core, and installs a peer's files when the leader offers it or when nothing less would help. After an
-installation the store must be opened anew: `run` ends with GroupFailed, which says so.
+installation the store must be opened anew: `run` ends with ReopenPlanned, which says so.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import trio
 
-from broker.replication.base import GroupFailed
+from broker.replication.base import ReopenPlanned
 from broker.replication.install_files import StagedFiles, open_exported_files
 from broker.replication.raft_storage import RaftStorage
 from broker.replication.store_view import ReplicatedStore
@@ -61,7 +61,7 @@ class Mending:
         self._next_offer = 0.0
 
     async def run(self) -> None:
-        """Work until cancelled. Raises GroupFailed when the store has to be opened anew, OSError."""
+        """Work until cancelled. Raises ReopenPlanned when the store has to be opened anew, OSError."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._desk.run)
             nursery.start_soon(self._source.run)
@@ -114,20 +114,20 @@ class Mending:
         log.warning("log damaged; asking peers", extra=self._labels)
         if await self._repairer.run():
             if self._store.failure is not None:
-                raise GroupFailed("the log was mended; what read it before is opened anew")
+                raise ReopenPlanned("the log was mended; what read it before is opened anew")
             self._group.resume()
             return
         log.error("the log cannot be mended entry by entry; installing it from a peer", extra=self._labels)
         while True:
             if await self._installer.install(self._group.members.connected_ids):
-                raise GroupFailed("installed from a peer; the store is opened anew")
+                raise ReopenPlanned("installed from a peer; the store is opened anew")
             await trio.sleep(RETRY_S)
 
     async def _take_offer(self) -> None:
         installer = self._installer
         sources = [node for node in installer.sources if node != self._group.node_id]
         if await installer.install(sources):
-            raise GroupFailed("installed from a peer; the store is opened anew")
+            raise ReopenPlanned("installed from a peer; the store is opened anew")
         installer.offered = trio.Event()
         if self._group.core is None:
             self._group.resume()

@@ -32,6 +32,7 @@ from broker.replication.base import (
     MembershipChange,
     NotLeader,
     Outcome,
+    ReopenPlanned,
     Replicas,
     ReplicaStatus,
     Replies,
@@ -296,6 +297,11 @@ class RaftReplicator:
         except Exception as error:
             if not started:
                 raise
+            planned = _cause(error)
+            if isinstance(planned, ReopenPlanned):
+                log.info("group stops to be opened anew", extra={"group": self.config.group, "reason": str(planned)})
+                self._failure = str(planned)
+                raise planned from None
             self._fail(error)
             if self._store.failure is not None and self._log.fault is None:
                 raise self._store.failure from error  # whoever opens the store again has to know this one
@@ -353,9 +359,7 @@ class RaftReplicator:
                 await hard.aclose()
 
     def _fail(self, error: BaseException) -> None:
-        cause = error
-        while isinstance(cause, BaseExceptionGroup):
-            cause = cause.exceptions[0]
+        cause = _cause(error)
         self._failure = f"{type(cause).__name__}: {cause}"
         log.error(
             "group failed; it is stopped, the process goes on",
@@ -632,7 +636,7 @@ class RaftReplicator:
         )
         await self._check_alive().hold()
         await rewind_store(self._log, self._fs, to)
-        raise GroupFailed(f"taken back to entry {to.index}, where the master's log goes another way; opened anew")
+        raise ReopenPlanned(f"taken back to entry {to.index}, where the master's log goes another way; opened anew")
 
     def _watch_disk(self, now: float) -> None:
         """A disk that failed is final for the open log; for a while this replica still serves what is committed."""
@@ -700,3 +704,10 @@ class RaftReplicator:
     def install_needed(self, need: InstallNeeded) -> None:
         log.warning("a member needs entries that are gone here", extra={"peer": need.peer, "next": need.next})
         self._mender.offer_now()
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The first real failure within nested groups."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

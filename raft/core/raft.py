@@ -111,6 +111,17 @@ class RaftCore(Election):
         else:
             self._maybe_clear_suspicion()
 
+    def hard_state_done(self, seq: int, now_ms: int) -> None:
+        """The disk is full, but the hard states up to batch `seq` are durable: votes leave, nothing else."""
+        self._advance(now_ms)
+        if self.health == Health.IMPAIRED:
+            return
+        for message in self.writes.hard_state_done(seq):
+            if message.to == self.id:
+                self.step(message, now_ms)
+            else:
+                self._send(message)
+
     def storage_failed(self, fault: StorageFault, now_ms: int) -> None:
         """Storage cannot do its part, see `StorageFault`: a leader stops leading, at once or by transfer (L6)."""
         self._advance(now_ms)

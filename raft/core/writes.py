@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from raft.core.errors import InvariantBroken
-from raft.core.messages import AppendReply, Message
+from raft.core.messages import AppendReply, Message, VoteReply, VoteRequest
 from raft.core.ready import AppendBatch
 from raft.core.types import EntryId, EntryLike, HardState
 
@@ -78,6 +78,19 @@ class WriteQueue:
                 reached = batch.entries[-1].index
             released.extend(batch.release)
         return self._capped(reached), released
+
+    def hard_state_done(self, seq: int) -> list[Message]:
+        """The hard states up to batch `seq` are durable while entries before it are not: what votes depend on is true.
+
+        Nothing else leaves: an acknowledgement, a refusal of entries speak of a log that is not on disk.
+        """
+        released: list[Message] = []
+        for batch in self._taken:
+            if batch.seq > seq:
+                break
+            released += [message for message in batch.release if isinstance(message, VoteReply | VoteRequest)]
+            batch.release[:] = [m for m in batch.release if not isinstance(m, VoteReply | VoteRequest)]
+        return released
 
     def abandon(self) -> None:
         """Storage failed: nothing that is queued will ever be true."""

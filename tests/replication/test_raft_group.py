@@ -431,3 +431,23 @@ async def test_a_store_that_lost_its_log_joins_again_as_suspect_only(autojump_cl
         assert applied(victim.replicas["g"]) == [b"x"]
         await other.kill()
         await put_all(await c.ready("g"), [b"y"])
+
+
+async def test_a_full_replica_still_votes(autojump_clock: MockClock) -> None:
+    async with cluster() as c:
+        leader = await c.ready("g")
+        await put_all(leader, [b"before"])
+        await c.settled("g")
+        full, other = (m for m in c.machines.values() if m.name != leader.replicator.node_id)
+        disk = full.disks["g"]
+        disk.capacity = sum(len(disk.content(path)) for path in disk.paths())
+        await put_all(leader, [bytes([number]) * 400_000 for number in range(60)])
+        await c.until(lambda: full.replicas["g"].replicator.status().detail.startswith("disk full"), 10)
+        # Two are left. Entries that find no room must not keep the vote of the full one from the other.
+        await c.machines[leader.replicator.node_id].kill()
+        await c.until(lambda: other.replicas["g"].replicator.role.role is Role.LEADER, 3)
+        assert full.replicas["g"].replicator.status().detail.startswith("disk full")
+        disk.capacity = 1 << 40
+        new = await c.ready("g", besides=leader.replicator.node_id, seconds=10)
+        await put_all(new, [b"after"])
+        await c.settled("g", 10)
