@@ -23,6 +23,7 @@ from broker.metadata.clients import ClientTable
 from broker.metadata.state import GroupState
 from broker.pages import serve_pages
 from broker.processor.admin.broker import Parts, group_status
+from broker.processor.admin.replication import TakeGroup
 from broker.replication.base import Replicator, ReplicatorError
 from broker.replication.intake import Intake
 from broker.replication.raft_group import RaftReplicator
@@ -122,8 +123,12 @@ class Replica:
 
 
 @asynccontextmanager
-async def open_replica(config: BrokerConfig, node: RaftNode | None, env: Env) -> AsyncIterator[Replica]:
+async def open_replica(
+    config: BrokerConfig, node: RaftNode | None, env: Env, take_group: TakeGroup | None = None
+) -> AsyncIterator[Replica]:
     """Run one replica for as long as the block runs; everything serves when it is entered.
+
+    `take_group` lets an operator's request open further groups in this process.
 
     Raises `OSError` (port, disk) and the store's and the replicator's own errors, at any time, as a group.
     """
@@ -143,7 +148,7 @@ async def open_replica(config: BrokerConfig, node: RaftNode | None, env: Env) ->
             intake = make_intake(config, env, state, store, address)
             replicator = make_replicator(config, env, node, store, intake, fs, address)
             async with trio.open_nursery() as nursery:
-                wiring = Wiring(config, env, fs, state, store, intake, replicator, address)
+                wiring = Wiring(config, env, fs, state, store, intake, replicator, address, take_group)
                 registration = Registration(config, state, replicator, client, lambda: address)
                 wired = wiring.build(registration)
                 await nursery.start(intake.run)

@@ -18,10 +18,17 @@ import trio
 from broker.config import BrokerConfig, ConfigError, Strategy
 from broker.env import Env
 from broker.metadata.ops import NewerVersion
+from broker.processor.admin.replication import TakeGroup
 from broker.replica import Replica, open_replica
 from broker.replication.base import GroupFailed, ReopenPlanned
+from broker.replication.requests import Refused
 from broker.store.errors import StoreError, StoreRefused
+from broker.taken_groups import TakenGroup, load_taken, save_taken
 from raft.node import NodeConfig, RaftNode
+from trimq.errors import BadName
+from trimq.message import names
+from trimq.wire.codes import ResponseCode
+from trimq.wire.headers.group import CreateGroupHeader
 
 __all__ = ["Broker", "Env", "Replica", "StartError", "explain", "open_broker"]
 
@@ -35,6 +42,10 @@ CALM_S = 60.0
 TICKS_PER_ELECTION = 20
 TICK_MIN_MS, TICK_MAX_MS = 10, 50
 """The clock's grain: 20 ms at the default raftElectionMs of 400; patient clusters need not look so often."""
+
+
+PORT_STRIDE, PORT_TRIES = 20, 100
+"""Where a group taken by command looks for a client port, from the first replica's on."""
 
 
 class StartError(Exception):
@@ -59,6 +70,12 @@ class Broker:
     def failures(self) -> tuple[str, ...]:
         """Why replicas that do not run failed last."""
         return tuple(failure for failure in self._failures if failure)
+
+    def add(self) -> int:
+        """Room for one more replica; returns its number."""
+        self._replicas.append(None)
+        self._failures.append("")
+        return len(self._replicas) - 1
 
     async def wait_ready(self) -> None:
         """Until every group has a leader known here; a leader among these replicas is ready."""
@@ -99,8 +116,10 @@ async def open_broker(configs: Sequence[BrokerConfig], env: Env) -> AsyncIterato
             # Leaving this nursery waits for the replicas: each is shielded, and bounds its own stop.
             async with trio.open_nursery() as supervised:
                 try:
+                    growth = Growth(broker, configs, node, env, supervised)
                     supervisors = [
-                        _Supervisor(broker, number, config, node, env) for number, config in enumerate(configs)
+                        _Supervisor(broker, number, config, node, env, growth.take)
+                        for number, config in enumerate(configs)
                     ]
                     for supervisor in supervisors:
                         supervised.start_soon(supervisor.run)
@@ -108,6 +127,7 @@ async def open_broker(configs: Sequence[BrokerConfig], env: Env) -> AsyncIterato
                         await supervisor.settled.wait()
                         failure = failure or supervisor.failure
                     if failure is None:
+                        await growth.reopen()
                         yield broker
                 finally:
                     broker.stop.set()
@@ -168,6 +188,104 @@ def _check(configs: Sequence[BrokerConfig]) -> None:
             raise StartError("raftHeartbeatMs and raftElectionMs must be equal in all files of one process")
 
 
+class Growth:
+    """Groups that the process takes while it runs (`broker.taken_groups`)."""
+
+    def __init__(
+        self, broker: Broker, configs: Sequence[BrokerConfig], node: RaftNode | None, env: Env, nursery: trio.Nursery
+    ) -> None:
+        self._broker = broker
+        self._base = configs[0]
+        self._ports = {config.listen_port for config in configs}
+        self._node = node
+        self._env = env
+        self._nursery = nursery
+        self._one_at_a_time = trio.Lock()
+
+    async def reopen(self) -> None:
+        """At the start: what was taken in an earlier life. One that does not open is logged and costs no other."""
+        try:
+            taken = await load_taken(self._broker.replicas[0].parts.fs)
+        except (OSError, ValueError, TypeError) as error:
+            log.error("groups taken by command are not remembered", extra={"error": str(error)})
+            return
+        for each in taken:
+            self._ports.add(each.port)
+            try:
+                await self._open(each.config(self._base))
+            except (ConfigError, StartError) as error:
+                log.error("a group taken by command is not opened", extra={"group": each.group, "error": str(error)})
+
+    async def take(self, header: CreateGroupHeader) -> str:
+        """Open a replica of a new group here; returns its client address. Raises Refused."""
+        async with self._one_at_a_time:
+            with trio.CancelScope(shield=True):  # waits for the disk, and for the recovery of an empty store
+                address = await self._take(header)
+        return address
+
+    async def _take(self, header: CreateGroupHeader) -> str:
+        for replica in self._broker.replicas:
+            if replica.config.broker_name == header.group:
+                if str(replica.config.self_id) == header.node:
+                    return replica.address  # asked again
+                raise Refused(
+                    ResponseCode.ILLEGAL_OPERATION, f"this process has a replica of group {header.group} already"
+                )
+        if not self._broker.replicas or self._broker.replicas[0].config is not self._base:
+            raise Refused(ResponseCode.SYSTEM_BUSY, "the first replica of this process does not run: try again later")
+        try:
+            names.check_group(header.group)
+        except BadName as error:
+            raise Refused(ResponseCode.INVALID_PARAMETER, f"bad group name: {error}") from None
+        fs = self._broker.replicas[0].parts.fs
+        taken = await load_taken(fs)
+        others = [each for each in taken if each.group != header.group]
+        number = max((each.number for each in taken), default=0) + 1
+        number = next((each.number for each in taken if each.group == header.group), number)
+        reason = ""
+        for port in [header.port] if header.port else self._free_ports():
+            new = TakenGroup(
+                group=header.group,
+                node=header.node,
+                peers=header.peers,
+                preferred=header.preferred,
+                port=port,
+                number=number,
+            )
+            try:
+                config = new.config(self._base)
+            except ConfigError as error:
+                raise Refused(ResponseCode.INVALID_PARAMETER, str(error)) from None
+            await save_taken(fs, [*others, new])
+            try:
+                address = await self._open(config)
+            except StartError as error:
+                reason = str(error)
+                await save_taken(fs, others)
+                if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.EADDRINUSE:
+                    break
+            else:
+                self._ports.add(port)
+                log.info("group taken", extra={"group": header.group, "node": header.node, "address": address})
+                return address
+        raise Refused(ResponseCode.SYSTEM_ERROR, f"group {header.group} was not taken: {reason}")
+
+    def _free_ports(self) -> list[int]:
+        first = self._base.listen_port
+        wanted = [first + PORT_STRIDE * step for step in range(1, PORT_TRIES + 1)]
+        return [port for port in wanted if port not in self._ports and port < 65_500]
+
+    async def _open(self, config: BrokerConfig) -> str:
+        """Raises StartError."""
+        number = self._broker.add()
+        supervisor = _Supervisor(self._broker, number, config, self._node, self._env, self.take)
+        self._nursery.start_soon(supervisor.run)
+        await supervisor.settled.wait()
+        if supervisor.failure is not None:
+            raise supervisor.failure
+        return next(r.address for r in self._broker.replicas if r.config is config)
+
+
 class _Supervisor:
     """Keeps one replica open."""
 
@@ -178,9 +296,11 @@ class _Supervisor:
         config: BrokerConfig,
         node: RaftNode | None,
         env: Env,
+        take_group: TakeGroup,
     ) -> None:
         self._broker = broker
         self._number = number
+        self._take_group = take_group
         self._config = config
         self._node = node
         self._env = env
@@ -202,7 +322,7 @@ class _Supervisor:
         while not self._stop.is_set():
             failure: BaseException | None = None
             try:
-                async with open_replica(self._config, self._node, self._env) as replica:
+                async with open_replica(self._config, self._node, self._env, self._take_group) as replica:
                     self._broker.entered(self._number, replica)
                     opened = trio.current_time()
                     self.settled.set()

@@ -23,7 +23,8 @@ from tests.broker.support import LoopClock, World, messages, open_user
 from trimq import Message, Producer
 from trimq.client.client import open_client
 from trimq.wire.codes import RequestCode, ResponseCode
-from trimq.wire.headers.group import ChangeMembersHeader
+from trimq.wire.command import Command
+from trimq.wire.headers.group import ChangeMembersHeader, CreateGroupHeader
 
 pytestmark = pytest.mark.trio
 
@@ -162,3 +163,39 @@ async def test_a_change_from_elsewhere_is_refused(autojump_clock: MockClock) -> 
             ext = ChangeMembersHeader(group=GROUP, action="remove", node="n1").to_ext()
             answer = await user.ask(RequestCode.CHANGE_GROUP_MEMBERS, ext)
             assert answer.code == ResponseCode.NO_PERMISSION
+
+
+async def test_running_brokers_take_a_new_group_and_have_it_again_after_a_restart(autojump_clock: MockClock) -> None:
+    async with open_cluster(admin_allow=("10.0.9.0/24",)) as cluster:
+        await cluster.ready()
+        peers = ";".join(f"n{n.number}-10.0.0.{n.number + 1}:40911" for n in cluster.nodes)
+        addresses: list[str] = []
+
+        async def take(node: Node, group: str = "broker-x", peers: str = peers) -> Command:
+            header = CreateGroupHeader(group=group, node=f"n{node.number}", peers=peers)
+            async with open_user(cluster.world, node.replica().address) as user:
+                return await user.ask(RequestCode.CREATE_GROUP, header.to_ext())
+
+        for node in cluster.nodes:
+            answer = await take(node)
+            assert answer.code == ResponseCode.SUCCESS, answer.remark
+            addresses.append(answer.ext["addr"])
+        assert addresses == [f"10.0.0.{each}:10931" for each in (1, 2, 3)]
+        await cluster.ready(1)
+        async with open_user(cluster.world, addresses[1]) as user:
+            assert (await user.send("T", b"in the new group")).code == ResponseCode.SUCCESS
+        assert (await take(cluster.nodes[0])).ext["addr"] == addresses[0], "asked again: nothing happens"
+        refused = await take(cluster.nodes[0], "broker-y", "n0-10.0.0.9:1;n1-10.0.0.2:40911")
+        assert refused.code == ResponseCode.INVALID_PARAMETER
+        assert "must have this process's own peer address" in refused.remark
+        for node in cluster.nodes:
+            await node.stop()
+        for node in cluster.nodes:
+            await node.start()
+        await cluster.ready(1)
+        await until(lambda: len({node.replica(1).store.dispatched for node in cluster.nodes}) == 1)
+        for node in cluster.nodes:
+            assert node.replica(1).config.broker_name == "broker-x"
+            async with open_user(cluster.world, node.replica(1).address) as user:
+                (message,) = messages(await user.pull("T", 0, 0, hold_ms=0))
+                assert message.body == b"in the new group"
