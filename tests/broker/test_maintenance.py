@@ -126,7 +126,7 @@ async def test_a_rolling_restart_fails_no_send_and_pauses_less_than_an_election(
             await cluster.ready()
             await until(lambda: len({each.replica().store.log.last.index for each in cluster.nodes}) <= 2)
             await trio.sleep(0.5)
-        assert load.longest_pause_s < 0.2
+        assert load.longest_pause_s < 0.1
 
 
 @pytest.mark.slow

@@ -199,6 +199,24 @@ async def test_a_leader_whose_disk_is_full_hands_over(autojump_clock: MockClock)
         assert applied(leader) == applied(new)
 
 
+async def test_a_leader_whose_disk_hangs_hands_over_within_two_seconds_and_comes_back(
+    autojump_clock: MockClock,
+) -> None:
+    async with cluster() as c:
+        leader = await c.ready("g")
+        machine = c.machines[leader.replicator.node_id]
+        machine.disks["g"].stall("write", 12.0, "commitlog/*", times=1)
+        began = trio.current_time()
+        leader.source.put(b"x")
+        new = await c.ready("g", besides=machine.name, seconds=2)
+        assert trio.current_time() - began < 2
+        await put_all(new, [b"y"])  # two of three disks are enough
+        assert not leader.replicator.leads
+        await trio.sleep(15)
+        await c.settled("g", 10)
+        assert b"x" in applied(leader), "it was on two disks when leadership went"
+
+
 async def test_a_slow_disk_makes_the_leader_hand_over(autojump_clock: MockClock) -> None:
     async with cluster() as c:
         leader = await c.ready("g")
