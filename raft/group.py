@@ -344,7 +344,8 @@ class RaftGroup:
             self._reported_seq = writer.done_seq
             core.append_done(writer.done_seq, now_ms)
             self._host.durable_moved()
-        if writer.hard_seq > max(self._reported_seq, self._reported_hard_seq):
+        full = writer.fault is StorageFault.FULL
+        if full and writer.hard_seq > max(self._reported_seq, self._reported_hard_seq):
             self._reported_hard_seq = writer.hard_seq
             core.hard_state_done(writer.hard_seq, now_ms)
         inbox, calls = self._inbox, self._calls

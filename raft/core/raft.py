@@ -117,10 +117,7 @@ class RaftCore(Election):
         if self.health == Health.IMPAIRED:
             return
         for message in self.writes.hard_state_done(seq):
-            if message.to == self.id:
-                self.step(message, now_ms)
-            else:
-                self._send(message)
+            self._send(message)
 
     def storage_failed(self, fault: StorageFault, now_ms: int) -> None:
         """Storage cannot do its part, see `StorageFault`: a leader stops leading, at once or by transfer (L6)."""

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from raft.core.errors import InvariantBroken
-from raft.core.messages import AppendReply, Message, VoteReply, VoteRequest
+from raft.core.messages import AppendReply, Message, VoteReply
 from raft.core.ready import AppendBatch
 from raft.core.types import EntryId, EntryLike, HardState
 
@@ -80,16 +80,17 @@ class WriteQueue:
         return self._capped(reached), released
 
     def hard_state_done(self, seq: int) -> list[Message]:
-        """The hard states up to batch `seq` are durable while entries before it are not: what votes depend on is true.
+        """The hard states up to batch `seq` are durable while entries before it are not: votes for others are true.
 
-        Nothing else leaves: an acknowledgement, a refusal of entries speak of a log that is not on disk.
+        Nothing else leaves: an acknowledgement, a refusal of entries and an own candidacy speak of a log that is not on
+        the disk.
         """
         released: list[Message] = []
         for batch in self._taken:
             if batch.seq > seq:
                 break
-            released += [message for message in batch.release if isinstance(message, VoteReply | VoteRequest)]
-            batch.release[:] = [m for m in batch.release if not isinstance(m, VoteReply | VoteRequest)]
+            released += [message for message in batch.release if _is_vote_for_another(message)]
+            batch.release[:] = [message for message in batch.release if not _is_vote_for_another(message)]
         return released
 
     def abandon(self) -> None:
@@ -114,6 +115,10 @@ class WriteQueue:
         if self._open is not None:
             self._waiting.append(self._open)
             self._open = None
+
+
+def _is_vote_for_another(message: Message) -> bool:
+    return type(message) is VoteReply and message.to != message.sender
 
 
 def _same_ack(old: Message, new: Message) -> bool:
