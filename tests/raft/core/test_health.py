@@ -326,3 +326,37 @@ def test_steadiness_counts_only_while_healthy_and_caught_up() -> None:
     steady = {p.id: p.steady_ms for p in leader.core.status().peers}
     assert steady["b"] == 0
     assert steady["c"] >= 3_000
+
+
+def test_a_full_replica_gives_its_vote_before_the_entries_that_find_no_room() -> None:
+    cluster = Cluster("abc")
+    leader = cluster.elect("a")
+    cluster.time(200)
+    cluster.held.add("c")
+    leader.propose("x")
+    cluster.settle()  # c has the entry in memory, and its write finds no room
+    c = cluster["c"]
+    c.core.storage_failed(StorageFault.FULL, c.now_ms)
+    c.turn()
+    leader.crash()
+    for node in "bc":
+        cluster[node].core.link_down("a", cluster[node].now_ms)
+    b = cluster["b"]
+    for _ in range(20):
+        b.tick()
+        cluster.settle()
+    assert b.has(Role.CANDIDATE), "c's vote waits behind the entry"
+    since = len(cluster.trace)
+    waiting = [batch for batch in c.disk.queue if batch.hard_state is not None]
+    c.disk.hard = waiting[-1].hard_state or c.disk.hard  # what the writer does: that file needs no room
+    c.core.hard_state_done(c.disk.queue[-1].seq, c.now_ms)
+    c.turn()
+    sent = [m for m in cluster.trace[since:] if m.sender == "c"]
+    assert sent
+    assert all(isinstance(m, VoteReply) and m.granted for m in sent), "and nothing that speaks of its log"
+    cluster.settle()
+    assert b.has(Role.LEADER)
+    cluster.held.clear()
+    c.core.storage_recovered(c.now_ms)
+    cluster.time(400)
+    assert b.core.commit == c.core.commit == 3
