@@ -51,14 +51,16 @@ class Program:
             "PATH": os.environ["PATH"],
             "CLIENT_LOG": str(directory / "client.log"),
         }
-        self._process = subprocess.Popen(
-            [*command, *map(str, arguments)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=environment,
-            cwd=directory,
-        )
+        self._complaints = directory / f"{arguments[0]}.err"
+        with self._complaints.open("w") as complaints:
+            self._process = subprocess.Popen(
+                [*command, *map(str, arguments)],
+                stdout=subprocess.PIPE,
+                stderr=complaints,
+                text=True,
+                env=environment,
+                cwd=directory,
+            )
         self._lines: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._thread = threading.Thread(target=self._read)
         self._thread.start()
@@ -76,7 +78,10 @@ class Program:
         """The next line of this kind (and with at least this count)."""
         while True:
             line = self._lines.get(timeout=seconds)
-            assert line is not None, f"the program ended before {event!r}, status {self._process.wait()}"
+            assert line is not None, (
+                f"the program ended before {event!r}, status {self._process.wait()}:"
+                f" {self._complaints.read_text()[-1000:]}"
+            )
             if line["event"] == "error":
                 self.errors.append(line["error"])
             elif line["event"] == event and line.get("count", 0) >= count:
