@@ -23,6 +23,7 @@ from typing import Any, Self
 from broker import config_values as values
 from broker.config_known import NO_EFFECT, REFUSED
 from broker.config_values import DEFAULT_DELAY_LEVELS, ConfigError, Parser, Peer
+from trimq.remoting.address_page import page_of
 
 __all__ = ["BrokerConfig", "BrokerRole", "ConfigError", "FlushDiskType", "Loaded", "Peer", "Strategy", "parse_settings"]
 
@@ -79,6 +80,10 @@ class BrokerConfig:
 
     # --- where it listens and what it tells others
     namesrv: tuple[str, ...] = _key("namesrvAddr", values.address_list(), ())
+    fetch_namesrv: bool = _key("fetchNamesrvAddrByAddressServer", values.boolean(), False)
+    """Without namesrvAddr: name servers come from the page http://rmqAddressServerDomain:8080/rocketmq/nsaddr."""
+    address_server: str = _key("rmqAddressServerDomain", values.text(r"[\w.:-]*", "a host, or host:port"), "")
+    address_group: str = _key("rmqAddressServerSubGroup", values.text(r"[\w.-]{1,64}", "a name"), "nsaddr")
     listen_port: int = _key("listenPort", values.integer(0, 65535), 10911)
     """0 picks a free port (tests, standalone)."""
     bind_address: str = _key("bindAddress", values.text(r"[\w.:%-]*", "an address to listen on"), "0.0.0.0")  # noqa: S104 (a server)
@@ -219,6 +224,11 @@ class BrokerConfig:
         """The name of this replica within its group."""
         return self.self_id or f"n{self.broker_id}"
 
+    @property
+    def address_page(self) -> str:
+        """The page that names the name servers; empty when they are configured, or nobody is to be asked."""
+        return page_of(self.address_server, self.address_group) if self.fetch_namesrv and not self.namesrv else ""
+
     def check(self) -> Self:
         """Return self, or raise `ConfigError` where two settings contradict each other."""
         if self.replication is Strategy.RAFT:
@@ -232,6 +242,8 @@ class BrokerConfig:
             )
         if self.segment_bytes % 4096:
             raise ConfigError(f"mappedFileSizeCommitLog = {self.segment_bytes}: allowed is a multiple of 4096")
+        if self.fetch_namesrv and not self.namesrv and not self.address_server:
+            raise ConfigError("fetchNamesrvAddrByAddressServer = 'true': needs rmqAddressServerDomain (or namesrvAddr)")
         if self.listen_port == 1:
             raise ConfigError("listenPort = 1: allowed is 0, or a port from 3")
         return self

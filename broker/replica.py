@@ -9,7 +9,7 @@ name servers, let the connections send what is queued, then stop the services, t
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +31,7 @@ from broker.service.joining import Joining
 from broker.service.registration import Registration
 from broker.store.message_store import MessageStore, open_message_store
 from broker.wiring import Wired, Wiring, make_intake, make_replicator, store_config
+from trimq.remoting.address_page import fetch_addresses
 from trimq.remoting.client import open_remoting_client
 from trimq.remoting.server import Connection, Limits, RemotingServer
 
@@ -149,7 +150,7 @@ async def open_replica(
             replicator = make_replicator(config, env, node, store, intake, fs, address)
             async with trio.open_nursery() as nursery:
                 wiring = Wiring(config, env, fs, state, store, intake, replicator, address, take_group)
-                registration = Registration(config, state, replicator, client, lambda: address)
+                registration = Registration(config, state, replicator, client, lambda: address, _look_up(config, env))
                 wired = wiring.build(registration)
                 await nursery.start(intake.run)
                 await nursery.start(replicator.run)
@@ -170,6 +171,12 @@ async def open_replica(
                         await _leave(replica, registration, server)
                 nursery.cancel_scope.cancel()
         listeners.cancel_scope.cancel()
+
+
+def _look_up(config: BrokerConfig, env: Env) -> Callable[[], Awaitable[tuple[str, ...]]] | None:
+    """How to find the name servers when they are not configured."""
+    page = config.address_page
+    return partial(fetch_addresses, env.network, page) if page else None
 
 
 def _host(config: BrokerConfig) -> str:

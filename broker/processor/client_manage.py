@@ -71,7 +71,7 @@ class ClientProcessor:
         for each in data.consumerDataSet:
             self._check(each)
         for each in data.consumerDataSet:
-            if await self._known(each.groupName) and self._enter(request, data, each):
+            if await self._known(each.groupName, each.unitMode) and self._enter(request, data, each):
                 changed.append(each.groupName)
         now = trio.current_time()
         for producer in data.producerDataSet:
@@ -96,7 +96,7 @@ class ClientProcessor:
                 ResponseCode.SYSTEM_ERROR, f"a consumer group may subscribe to at most {SUBSCRIPTIONS_MAX} topics"
             )
 
-    async def _known(self, group: str) -> bool:
+    async def _known(self, group: str, unit: bool) -> bool:
         """Create the group if need be and allowed. False: it is unknown and stays so (skipped, as RocketMQ does)."""
         replicator = self._replicator
         if not replicator.admitting:
@@ -106,7 +106,7 @@ class ClientProcessor:
             if not self._intake.config.creation.auto_create_group:
                 return False
             try:
-                await self._intake.apply(self._intake.group_ops(group))
+                await self._intake.apply(self._intake.group_ops(group, unit=unit))
                 # The client asks for the route of its retry topic next.
                 await self._registration.told()
             except (NotLeader, Busy):

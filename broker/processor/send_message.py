@@ -105,6 +105,7 @@ class SendProcessor:
             default_topic=header.default_topic.encode(),
             default_queues=header.default_topic_queue_nums,
             producer_group=header.producer_group,
+            unit=header.unit_mode,
         )
 
     def _put(self, head: PutMessage, request: Typed[SendHeader], reply: ReplyTo) -> None:

@@ -23,6 +23,9 @@ _RETRY: Final = "%RETRY%"
 _DEAD: Final = "%DLQ%"
 _INHERIT: Final = 1
 _READ_WRITE: Final = 6
+UNIT: Final = 1
+UNIT_RETRY: Final = 2
+"""Bits of a topic's sys flag (RocketMQ's TopicSysFlag): made by clients in unit mode, which name servers list apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,13 @@ class CreationRules:
 
 
 def create_topic(
-    tables: Overlaid, rules: CreationRules, name: bytes, default_topic: bytes, default_queues: int
+    tables: Overlaid,
+    rules: CreationRules,
+    name: bytes,
+    default_topic: bytes,
+    default_queues: int,
+    *,
+    unit: bool = False,
 ) -> TopicPut:
     """The op for the first message to an unknown topic. Raises `Refused` where creation is not allowed."""
     text = name.decode()
@@ -46,7 +55,7 @@ def create_topic(
                 ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST,
                 f"consumer group {text.removeprefix(_RETRY)!r} does not exist",
             )
-        return _new(tables, text, 1, _READ_WRITE)
+        return _new(tables, text, 1, _READ_WRITE, UNIT_RETRY if unit else 0)
     if text.startswith(_DEAD):
         return _new(tables, text, 1, _READ_WRITE)
     template = tables.topics.get(default_topic or TEMPLATE_TOPIC)
@@ -59,7 +68,7 @@ def create_topic(
     most, perm = (rules.default_queues, _READ_WRITE | _INHERIT) if template is None else (
         template.write_queues, template.perm,
     )  # fmt: skip
-    return _new(tables, text, max(1, min(default_queues, most)), perm & ~_INHERIT)
+    return _new(tables, text, max(1, min(default_queues, most)), perm & ~_INHERIT, UNIT if unit else 0)
 
 
 def topic_change(
@@ -81,7 +90,12 @@ def topic_change(
 
 
 def create_group(
-    tables: Overlaid, name: str, settings: Mapping[str, Scalar] | None = None, *, retry_queues: int = 1
+    tables: Overlaid,
+    name: str,
+    settings: Mapping[str, Scalar] | None = None,
+    *,
+    retry_queues: int = 1,
+    unit: bool = False,
 ) -> list[Op]:
     """The ops that create a consumer group, with its retry topic, or give it these settings."""
     known = tables.groups.get(name)
@@ -89,7 +103,7 @@ def create_group(
     ops: list[Op] = [GroupPut(gid, name, dict(settings or {}))]
     retry = _RETRY + name
     if retry_queues and tables.topics.get(retry.encode()) is None:
-        ops.append(_new(tables, retry, retry_queues, _READ_WRITE))
+        ops.append(_new(tables, retry, retry_queues, _READ_WRITE, UNIT_RETRY if unit else 0))
     return ops
 
 
@@ -108,5 +122,5 @@ def check_ops(ops: Sequence[Op], feature_level: int) -> None:
                 raise Refused(ResponseCode.INVALID_PARAMETER, str(problem)) from None
 
 
-def _new(tables: Overlaid, name: str, queues: int, perm: int) -> TopicPut:
-    return TopicPut(tables.topics.highest + 1, name, queues, queues, perm)
+def _new(tables: Overlaid, name: str, queues: int, perm: int, sys_flag: int = 0) -> TopicPut:
+    return TopicPut(tables.topics.highest + 1, name, queues, queues, perm, sys_flag=sys_flag)

@@ -246,9 +246,11 @@ class Intake(Sends):
             attributes=attributes,
         )
 
-    def group_ops(self, name: str, settings: Mapping[str, Scalar] | None = None, *, retry_queues: int = 1) -> list[Op]:
+    def group_ops(
+        self, name: str, settings: Mapping[str, Scalar] | None = None, *, retry_queues: int = 1, unit: bool = False
+    ) -> list[Op]:
         """The ops that create a consumer group with its retry topic, or change it. Put them in the same step."""
-        return create_group(self.view.tables, name, settings, retry_queues=retry_queues)
+        return create_group(self.view.tables, name, settings, retry_queues=retry_queues, unit=unit)
 
     def ensure_topic(self, name: bytes, *, default_topic: bytes = b"TBW102", default_queues: int = 4) -> TopicInfo:
         """The topic, created by the rules of auto-creation when it is unknown. Raises `Refused` as a send would."""

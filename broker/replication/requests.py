@@ -74,6 +74,8 @@ class PutMessage:
     """Goes into the send response when not empty."""
     producer_group: str = ""
     """Named in the log line that tells of a producer's first repeated message."""
+    unit: bool = False
+    """The producer runs in unit mode: a topic that its message creates is marked so."""
 
 
 @dataclass(slots=True, eq=False)

@@ -139,7 +139,9 @@ class Sends(Terms):
         info = view.topic(topic)
         creation: bytes = b""
         if info is None:
-            info = create_topic(view.tables, self.config.creation, topic, req.default_topic, req.default_queues)
+            info = create_topic(
+                view.tables, self.config.creation, topic, req.default_topic, req.default_queues, unit=req.unit
+            )
             creation = encode_op(info)
         queue_id = req.queue_id
         if not 0 <= queue_id < info.write_queues:
@@ -320,7 +322,9 @@ class Sends(Terms):
         info = view.topic(topic)
         creation: list[bytes] = []
         if info is None:
-            info = create_topic(view.tables, self.config.creation, topic, head.default_topic, head.default_queues)
+            info = create_topic(
+                view.tables, self.config.creation, topic, head.default_topic, head.default_queues, unit=head.unit
+            )
             creation = [encode_op(info)]
         queue_id = head.queue_id
         if not 0 <= queue_id < info.write_queues:

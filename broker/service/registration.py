@@ -11,7 +11,7 @@ the route back.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import trio
@@ -21,6 +21,7 @@ from broker.metadata.state import GroupState
 from broker.replication.base import Replicator, RoleEvent
 from broker.service.tables import data_version, topic_config
 from trimq.errors import TrimqError
+from trimq.remoting.address_page import REFRESH_S
 from trimq.wire.body.register import RegisterBrokerBody, body_crc32
 from trimq.wire.body.topic_config import TopicConfigTable
 from trimq.wire.codes import RequestCode, ResponseCode
@@ -53,12 +54,16 @@ class Registration:
         replicator: Replicator,
         client: RemotingClient,
         address: Callable[[], str],
+        look_up: Callable[[], Awaitable[Sequence[str]]] | None = None,
     ) -> None:
         self._config = config
         self._state = state
         self._replicator = replicator
         self._client = client
         self._address = address
+        self._look_up = look_up
+        """Asks an address page for the name servers."""
+        self._following: dict[str, trio.CancelScope] = {}
         self._wanted = 1
         """Counts what there is to tell."""
         self._roles = 0
@@ -115,9 +120,42 @@ class Registration:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep all name servers informed until cancelled."""
         async with trio.open_nursery() as nursery:
-            for address in self._config.namesrv:
-                nursery.start_soon(self._follow, address)
+            self._set_servers(nursery, self._config.namesrv)
+            if self._look_up is not None:
+                nursery.start_soon(self._keep_looking, nursery, self._look_up)
             task_status.started()
+
+    async def _keep_looking(self, nursery: trio.Nursery, look_up: Callable[[], Awaitable[Sequence[str]]]) -> None:
+        """Follow what the address page says; while it does not answer, what it said last."""
+        said: tuple[str, ...] = ()
+        while True:
+            try:
+                addresses = tuple(sorted(await look_up()))
+            except TrimqError as error:
+                log.warning("address page not read", extra={"broker": self._config.broker_name, "error": str(error)})
+            else:
+                if addresses != said:
+                    log.info("name servers of the address page", extra={"addresses": ";".join(addresses)})
+                    said = addresses
+                    self._set_servers(nursery, addresses)
+            await trio.sleep(REFRESH_S if said else RETRY_S)
+
+    def _set_servers(self, nursery: trio.Nursery, addresses: Sequence[str]) -> None:
+        for address in [each for each in self._following if each not in addresses]:
+            self._following.pop(address).cancel()
+            self._told.pop(address, None)
+            self._reached.pop(address, None)
+            self._client.close_channel(address, "no name server any more")
+        for address in addresses:
+            if address not in self._following:
+                self._told.setdefault(address, 0)
+                self._reached.setdefault(address, True)
+                scope = self._following[address] = trio.CancelScope()
+                nursery.start_soon(self._follow_within, scope, address)
+
+    async def _follow_within(self, scope: trio.CancelScope, address: str) -> None:
+        with scope:
+            await self._follow(address)
 
     async def _follow(self, address: str) -> None:
         roles = -1
@@ -191,8 +229,8 @@ class Registration:
         """Unregister everywhere, for at most a second: the replica is about to stop."""
         with trio.move_on_after(GOODBYE_S):
             async with trio.open_nursery() as nursery:
-                for address in self._config.namesrv:
-                    if self._reached[address]:
+                for address, reached in self._reached.items():
+                    if reached:
                         nursery.start_soon(self._unregister, address)
 
     async def _unregister(self, address: str) -> None:

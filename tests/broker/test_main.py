@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.__main__ import main
+from broker.__main__ import _defaults, main
+from broker.config_file import load_config
 
 
 def config_file(tmp_path: Path, **settings: object) -> Path:
@@ -52,6 +53,16 @@ def stopped(arguments: list[str]) -> str:
         main(arguments)
     assert isinstance(caught.value.code, str), "a text means status 1"
     return caught.value.code
+
+
+def test_name_servers_come_from_the_environment_when_the_file_names_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NAMESRV_ADDR", "10.0.0.1:9876;10.0.0.2:9876")
+    found = load_config(config_file(tmp_path), defaults=_defaults()).config
+    assert found.namesrv == ("10.0.0.1:9876", "10.0.0.2:9876")
+    found = load_config(config_file(tmp_path, namesrvAddr="10.0.0.3:9876"), defaults=_defaults()).config
+    assert found.namesrv == ("10.0.0.3:9876",)
 
 
 def test_a_bad_value_stops_the_start_with_key_value_and_allowed_range(tmp_path: Path) -> None:

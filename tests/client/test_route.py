@@ -73,6 +73,9 @@ def test_name_server_addresses_come_in_several_shapes() -> None:
     assert split_addresses(["a:1", "b:2"]) == ("a:1", "b:2")
     with pytest.raises(NoRoute, match="no name server address"):
         split_addresses("")
+    assert split_addresses("ws://a:1;ws://b:2") == ("ws://a:1", "ws://b:2")
+    with pytest.raises(NoRoute, match="mixes ws:// addresses with plain ones"):
+        split_addresses("a:1;ws://b:2")
 
 
 def test_waits_double_and_are_jittered() -> None:

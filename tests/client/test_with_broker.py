@@ -56,6 +56,20 @@ def test_subscribe_then_send_on_a_new_topic_misses_nothing(backend: str, namesrv
     run(backend, body)
 
 
+def test_name_servers_come_from_the_environment_and_one_that_is_dead_is_passed_over(
+    namesrv: str, fresh: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = "ws://127.0.0.1:9" if namesrv.startswith("ws://") else "127.0.0.1:9"
+    monkeypatch.setenv("NAMESRV_ADDR", f"{dead};{namesrv}")
+
+    async def body() -> None:
+        for _ in range(4):  # the first one is chosen by chance
+            async with trimq.connect() as mq:
+                assert (await mq.send(fresh("t"), b"x")).offset == 0
+
+    run("trio", body)
+
+
 @BACKENDS
 def test_what_was_finished_is_not_delivered_again(backend: str, namesrv: str, fresh: Names) -> None:
     async def body() -> None:

@@ -48,6 +48,10 @@ def test_integer_keys_without_quotes() -> None:
     assert parse(b'{0:"a", 12 : "b","2":"c",-1:1}') == {"0": "a", "12": "b", "2": "c", "-1": 1}
 
 
+def test_names_without_quotes() -> None:
+    assert parse(b'{clientId:"c", _a1 : [{$b:null}]}') == {"clientId": "c", "_a1": [{"$b": None}]}
+
+
 def test_object_keys_raw_and_as_strings_are_the_same() -> None:
     raw = b'{"t":{{"topic":"T","queueId":3}:5}}'
     text = b'{"t":{"{\\"queueId\\":3, \\"topic\\":\\"T\\"}":5}}'
@@ -82,7 +86,9 @@ def test_references_in_a_circle_or_to_nowhere_stay(path: str) -> None:
         b"[1,]",
         b"[1 2]",
         b"{1.5:2}",
-        b"{a:1}",
+        b"{a-b:1}",
+        b"{a b:1}",
+        b"{a}",
         b"1e999",
         b"-1e999",
         b"NaN",
@@ -96,7 +102,7 @@ def test_references_in_a_circle_or_to_nowhere_stay(path: str) -> None:
         b"{" * 200,
         b'{"a":' * 200 + b"1" + b"}" * 200,
     ],
-    ids=range(22),
+    ids=range(24),
 )
 def test_what_nobody_writes_is_refused(data: bytes) -> None:
     with pytest.raises(ProtocolError):

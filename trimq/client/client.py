@@ -25,7 +25,8 @@ from trimq.client.producer import Producer, open_producer
 from trimq.client.pull_consumer import PullConsumer, open_pull_consumer
 from trimq.client.push_consumer import PushConsumer, open_push_consumer
 from trimq.env import Clock, Network
-from trimq.errors import BadRequest
+from trimq.errors import BadRequest, ConnectFailed, NoRoute
+from trimq.remoting.address_page import fetch_addresses, is_page
 from trimq.remoting.system import AnyioNetwork, SystemClock
 
 __all__ = ["Client", "connect", "open_client"]
@@ -131,11 +132,17 @@ async def open_client(
     default_timeout: float = 10.0,
 ) -> AsyncIterator[Client]:
     """`connect` with everything passed in: for simulations and tests."""
-    addresses = split_addresses(namesrv)
+    page = namesrv.strip() if isinstance(namesrv, str) and is_page(namesrv) else ""
+    try:
+        addresses = split_addresses(await fetch_addresses(network, page) if page else namesrv)
+    except ConnectFailed as error:
+        raise NoRoute(f"no name server is known: {error.message}", advice="check the address page") from error
     if not default_timeout > 0:
         raise BadRequest(f"default_timeout={default_timeout}: seconds above 0 are needed")
     async with (
-        open_instance(addresses, network, clock, rng, client_id=client_id, default_timeout=default_timeout) as instance,
+        open_instance(
+            addresses, network, clock, rng, client_id=client_id, default_timeout=default_timeout, page=page
+        ) as instance,
         open_producer(
             instance,
             DEFAULT_PRODUCER,
@@ -154,6 +161,7 @@ def connect(
     """Open a client of the cluster that these name servers know.
 
     `namesrv`: `host:port`, several separated by `;` or as a sequence; else the environment's NAMESRV_ADDR. With
+    `http://host:port/path`, a page that names them is read, and again every two minutes. With
     `ws://host:port`, the name server's WebSocket gateway (its port + 4), brokers are reached through theirs too.
     Connections are made when they are first needed. `default_timeout`: seconds that a call may take where the caller
     set no deadline. `client_id` must differ between clients; by default it is made of host, process id and chance.

@@ -19,12 +19,13 @@ import anyio
 import anyio.abc
 
 from trimq.client.links import Link, Links
-from trimq.client.namesrv import NameServers
+from trimq.client.namesrv import NameServers, split_addresses
 from trimq.client.route import GroupView
 from trimq.client.routes import Routes
 from trimq.client.timing import Backoff, deadline_for
 from trimq.env import Clock, Network
 from trimq.errors import BrokerError, Busy, Denied, Disconnected, NoRoute, TrimqError
+from trimq.remoting.address_page import REFRESH_S, fetch_addresses
 from trimq.remoting.client import RemotingClient, open_remoting_client
 from trimq.remoting.websocket import SCHEME
 from trimq.wire.body.heartbeat import ConsumerData, HeartbeatData, ProducerData
@@ -266,6 +267,20 @@ def refusal(answer: Command, addr: str) -> TrimqError:
             return BrokerError(answer.code, answer.remark, address=addr)
 
 
+async def _follow_page(page: str, network: Network, namesrv: NameServers) -> None:
+    """Look at the address page every two minutes; what it said last stands while it does not answer."""
+    while True:
+        await anyio.sleep(REFRESH_S)
+        try:
+            addresses = split_addresses(await fetch_addresses(network, page))
+        except TrimqError as error:
+            log.info("address page not read", extra={"page": page, "error": error})
+            continue
+        if set(addresses) != set(namesrv.addresses):
+            log.info("other name servers", extra={"page": page, "addresses": ";".join(addresses)})
+            namesrv.replace(addresses)
+
+
 @asynccontextmanager
 async def open_instance(
     namesrv: tuple[str, ...],
@@ -275,8 +290,12 @@ async def open_instance(
     *,
     client_id: str,
     default_timeout: float,
+    page: str = "",
 ) -> AsyncIterator[Instance]:
-    """The shared part of one client with its background tasks (heartbeats, routes), for the length of the block."""
+    """The shared part of one client with its background tasks (heartbeats, routes), for the length of the block.
+
+    `page`: the address page from which `namesrv` came and that is looked at again.
+    """
     instance: Instance | None = None
 
     def on_request(addr: str, command: Command) -> Command | None:
@@ -291,6 +310,8 @@ async def open_instance(
     ):
         instance = Instance(namesrv, remoting, clock, rng, tasks, client_id, default_timeout)
         tasks.start_soon(instance._keep_beating)
+        if page:
+            tasks.start_soon(_follow_page, page, network, instance.namesrv)
         tasks.start_soon(instance.routes.run)
         tasks.start_soon(instance.links.run)
         try:

@@ -57,6 +57,12 @@ class NameServers:
         self._remoting = remoting
         self._current = rng.randrange(len(self.addresses))
 
+    def replace(self, addresses: Sequence[str]) -> None:
+        """Other name servers from now on; the one in use stays in use if it is among them."""
+        current = self.addresses[self._current]
+        self.addresses = tuple(addresses)
+        self._current = self.addresses.index(current) if current in self.addresses else 0
+
     async def ask(self, command: Command) -> Command:
         """The first answer that any name server gives. Raises `NoRoute` when none does."""
         failures: list[str] = []
@@ -69,7 +75,7 @@ class NameServers:
                 failures.append(error.message)
             except TimeoutError:
                 failures.append(f"{addr} did not answer within {ANSWER_S:g} s")
-            self._current = (self._current + 1) % len(self.addresses)
+            self._current = (self.addresses.index(addr) + 1 if addr in self.addresses else 0) % len(self.addresses)
         raise NoRoute(
             f"no name server answers: {'; '.join(failures)}",
             advice="check the name server's address and that it runs",

@@ -1,6 +1,6 @@
-"""Read the JSON that Java servers really write: fastjson 1.x leaves the standard in three places.
+"""Read the JSON that Java programs really write: fastjson 1.x leaves the standard in three places.
 
-* Integer map keys stand without quotes: `{0:"10.0.0.1:10911"}`.
+* Integer map keys stand without quotes: `{0:"10.0.0.1:10911"}`; names too, in programs that switched them off.
 * A map whose keys are objects has raw objects as keys: `{{"queueId":3,"topic":"T"}:{...}}`.
 * The second appearance of one object is a reference: `{"$ref":"$.brokerAddrTable.a"}`, also as a key.
 
@@ -28,6 +28,7 @@ _MAX_INT_DIGITS: Final = 19
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 _NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?", re.ASCII)
 _STRING: Final = re.compile(r'"(?:[^"\\\x00-\x1f]|\\.)*"')
+_NAME: Final = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*", re.ASCII)
 _PATH_STEP: Final = re.compile(r"\.([^.\[\]]+)|\[([0-9]{1,6})\]")
 _WORDS: Final[dict[str, Value]] = {"true": True, "false": False, "null": None}
 
@@ -154,6 +155,10 @@ class _Reader:
             return _canonical(self.string())
         if first == "{":
             return object_key(self.value(depth + 1))
+        name = _NAME.match(self.text, self.at)
+        if name is not None:
+            self.at = name.end()
+            return name.group()
         number = self.number()
         if isinstance(number, float):
             raise self.fail("a fraction as a key")
