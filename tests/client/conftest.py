@@ -8,6 +8,7 @@ broker.
 from __future__ import annotations
 
 import itertools
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -25,6 +26,18 @@ from trimq.remoting.system import SystemClock, TrioNetwork
 from trimq.remoting.websocket import PORT_OFFSET
 
 _numbers = itertools.count()
+
+
+def port_with_gateway() -> int:
+    """A free port whose gateway's port is free as well: a gateway that finds its port taken is only a warning."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as first:
+            port: int = first.getsockname()[1]
+            try:
+                socket.create_server(("127.0.0.1", port + PORT_OFFSET)).close()
+            except (OSError, OverflowError):
+                continue
+            return port
 
 
 class BrokerThread:
@@ -68,14 +81,14 @@ class BrokerThread:
         self._token = trio.lowlevel.current_trio_token()
         self._stop = trio.Event()
         async with trio.open_nursery() as nursery:
-            config = NamesrvConfig(listen_port=0, bind_address="127.0.0.1")
+            config = NamesrvConfig(listen_port=port_with_gateway(), bind_address="127.0.0.1")
             port: int = await nursery.start(partial(serve_namesrv, config, network))
             broker_config = BrokerConfig(
                 broker_name="solo",
                 namesrv=(f"127.0.0.1:{port}",),
                 strategy=Strategy.LOCAL,
                 flush_disk_type=FlushDiskType.ASYNC_FLUSH,
-                listen_port=0,
+                listen_port=port_with_gateway(),
                 bind_address="127.0.0.1",
                 broker_ip="127.0.0.1",
                 metrics_port=-1,
