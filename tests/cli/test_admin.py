@@ -11,13 +11,16 @@ from typing import Any
 import pytest
 import trio
 
+from namesrv.config import NamesrvConfig
 from tests.namesrv.support import namesrv_running, register_command
+from tests.support.ports import port_with_gateway
 from trimq.cli.admin import cluster, consumer, consumer_group, topic
 from trimq.cli.admin.session import open_session
 from trimq.errors import BadName, NoRoute
 from trimq.remoting.client import open_remoting_client
 from trimq.remoting.server import Connection, serve_remoting
 from trimq.remoting.system import AnyioNetwork, TrioNetwork
+from trimq.remoting.websocket import PORT_OFFSET
 from trimq.wire.body.group import GroupStatus, ReplicaStatus
 from trimq.wire.body.lock import MQ
 from trimq.wire.body.stats import Connection as ClientConnection
@@ -203,6 +206,14 @@ async def test_a_cluster_without_a_leader_says_so() -> None:
     async with namesrv_running() as namesrv, open_session(namesrv) as session:
         with pytest.raises(NoRoute, match="no broker leads"):
             await session.leaders()
+
+
+@pytest.mark.trio
+async def test_a_session_goes_by_websocket_when_its_name_server_is_given_so() -> None:
+    port = port_with_gateway()
+    config = NamesrvConfig(listen_port=port, bind_address="127.0.0.1")
+    async with namesrv_running(config), open_session(f"ws://127.0.0.1:{port + PORT_OFFSET}") as session:
+        assert await session.topics() == []
 
 
 @pytest.mark.trio

@@ -8,7 +8,6 @@ broker.
 from __future__ import annotations
 
 import itertools
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -22,22 +21,11 @@ from broker.runtime import Env, open_broker
 from broker.store.fs import open_file_system
 from namesrv.config import NamesrvConfig
 from namesrv.server import serve_namesrv
+from tests.support.ports import port_with_gateway
 from trimq.remoting.system import SystemClock, TrioNetwork
 from trimq.remoting.websocket import PORT_OFFSET
 
 _numbers = itertools.count()
-
-
-def port_with_gateway() -> int:
-    """A free port whose gateway's port is free as well: a gateway that finds its port taken is only a warning."""
-    while True:
-        with socket.create_server(("127.0.0.1", 0)) as first:
-            port: int = first.getsockname()[1]
-            try:
-                socket.create_server(("127.0.0.1", port + PORT_OFFSET)).close()
-            except (OSError, OverflowError):
-                continue
-            return port
 
 
 class BrokerThread:

@@ -9,8 +9,10 @@ from typing import TypeVar
 import trio
 
 from trimq.errors import BrokerError, Disconnected, NoRoute
+from trimq.remoting.address_page import fetch_addresses, is_page
 from trimq.remoting.client import RemotingClient, open_remoting_client
 from trimq.remoting.system import TrioNetwork
+from trimq.remoting.websocket import SCHEME
 from trimq.wire.body.route import BrokerData, ClusterInfo, TopicList, TopicRouteData
 from trimq.wire.codes import RequestCode, ResponseCode
 from trimq.wire.command import Command
@@ -111,5 +113,8 @@ async def in_parallel(items: Iterable[T], work: Callable[[T], Awaitable[V]]) -> 
 @asynccontextmanager
 async def open_session(namesrv: str) -> AsyncIterator[Session]:
     """A session that lives as long as the block."""
-    async with open_remoting_client(TrioNetwork()) as client:
+    network = TrioNetwork()
+    if is_page(namesrv):
+        namesrv = ";".join(await fetch_addresses(network, namesrv))
+    async with open_remoting_client(network, through_gateways=namesrv.strip().startswith(SCHEME)) as client:
         yield Session(client, namesrv)
