@@ -28,5 +28,10 @@ fi
 case "$mode" in
   quick)   check python -m pytest -q -m "not slow and not interop" "$@" ;;
   full)    check python -m pytest -q -m "not interop" "$@" ;;
-  interop) check python -m pytest -q -m interop "$@" ;;
+  interop)
+    [ $# -gt 0 ] || python -m tests.interop.table --clear
+    status=0
+    check python -m pytest -q -m interop "$@" || status=$?
+    python -m tests.interop.table   # every row, the poor ones too
+    exit $status ;;
 esac
