@@ -87,7 +87,7 @@ def up(
     if strategy != "raft":
         raise ClusterError(f"strategy {strategy!r} (master-slave) is not built yet; use --strategy raft")
     extra = {key.strip(): value.strip() for key, _, value in (each.partition("=") for each in settings)}
-    if not all(extra.values()):
+    if not all(extra.values()) or not all(extra):
         raise ClusterError(f"--set {' --set '.join(settings)}: KEY=VALUE is needed")
     directory = directory or ctx.obj
     if (directory / STATE_FILE).exists():
