@@ -88,6 +88,9 @@ class MessageStore:
         self._snapshot_end = 0
         self._snapshot_lock = trio.Lock()
         self._segment_times: dict[int, int] = {}
+        self._forgotten_below = 0
+        """The indexes name nothing before this entry; behind the log's first one after a failed `forget_removed`."""
+        self._forgetting = trio.Lock()
         self.pending: Callable[[], bytes] | None = None
         """Gives what the marks shall keep of consumer offsets that wait for a leader."""
         self.pins: list[int] = []
@@ -137,7 +140,10 @@ class MessageStore:
     ) -> Found | NeedDisk:
         """Messages of a queue from memory; `NeedDisk` when some of it is not there. `wanted`: tags codes, None all;
         `test`: of the properties of each message, in place of `wanted`."""
-        return self._pulls.get(key, offset, max_count, max_bytes, wanted, test)
+        try:
+            return self._pulls.get(key, offset, max_count, max_bytes, wanted, test)
+        except LookupError:
+            return NeedDisk()  # retention is just removing it; who looks there waits for the bounds
 
     async def get_from_disk(
         self,
@@ -148,12 +154,18 @@ class MessageStore:
         wanted: Container[int] | None,
         test: PropertyTest | None = None,
     ) -> Found:
-        """The same from wherever it is. Raises `OSError`; damage is one (EIO), the replica knows of it by then."""
+        """The same from wherever it is. Raises `OSError`; damage is one (EIO), the replica knows of it by then.
+
+        `LookupError`: retention has removed it, and the queue's bounds have followed.
+        """
         try:
             return await self._pulls.get_from_disk(key, offset, max_count, max_bytes, wanted, test)
         except IndexDamaged as error:
             await self._mend_as_os_error(error)
             return await self._pulls.get_from_disk(key, offset, max_count, max_bytes, wanted, test)
+        except LookupError:
+            await self.forget_removed()  # retention was faster; the bounds say so from now on
+            raise
 
     async def read_record(self, position: int) -> bytes:
         """The record that starts at a log position. Raises `StoreError` when none does, `OSError`."""
@@ -294,9 +306,17 @@ class MessageStore:
                 await self.queues.replace(path, found.runs, self.log.lineage)
 
     async def forget_removed(self) -> None:
-        """The log begins later now: the indexes follow."""
-        await self.queues.forget_below(self.log.first_position, self.log.first_index)
-        await self.keys.forget_below(self.log.first_index)
+        """The log begins later now: the indexes follow. When that fails, the next look tries again."""
+        async with self._forgetting:
+            first = self.log.first_index
+            if self._forgotten_below < first:
+                try:
+                    await self.queues.forget_below(self.log.first_position, first)
+                except IndexDamaged as error:
+                    await self._mend_index(error.path)
+                    await self.queues.forget_below(self.log.first_position, first)
+                await self.keys.forget_below(first)
+                self._forgotten_below = first
 
     # -- tasks -----------------------------------------------------------------------------------------------------
 
@@ -351,6 +371,7 @@ class MessageStore:
 
     async def retain(self, *, removable: int | None = None) -> int:
         """Look once and remove. Returns the number of segments removed."""
+        await self.forget_removed()  # what a look before this one could not finish
         infos = self.log.sealed_segments()
         if not infos:
             return 0

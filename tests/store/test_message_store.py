@@ -272,6 +272,31 @@ async def test_retention_moves_the_first_offsets(autojump_clock: trio.testing.Mo
 
 
 @pytest.mark.trio
+async def test_a_read_error_during_retention_costs_one_look_and_no_reader_its_connection(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Found by the simulation (seed 1008): the log began later, the queues did not follow, and never tried again."""
+    fs, clock = memory(), FixedClock()
+    async with open_store(fs, clock=clock, retention=tight()) as writer:
+        for i in range(60):
+            await writer.send(b"A", i % 2, bodies(10, 500), control=b"+A" if i == 0 else b"")
+            clock.now_ms += 5000
+            if i % 20 == 5:
+                await writer.store.snapshot()
+        store, key = writer.store, writer.key(b"A", 0)
+        fs.fail("pread", "queues/*", times=1)
+        with pytest.raises(OSError, match="injected"):
+            await store.retain()
+        assert store.log.first_index > 1
+        stale = store.queues.first_offset(key)  # the error came before the bounds had followed
+        assert isinstance(store.get(key, stale, 10, 10_000, None), NeedDisk)
+        with pytest.raises(LookupError):
+            await store.get_from_disk(key, stale, 10, 10_000, None)
+        assert store.queues.first_offset(key) > stale
+        await writer.check()
+
+
+@pytest.mark.trio
 async def test_a_pinned_segment_is_spared(autojump_clock: trio.testing.MockClock) -> None:
     fs, clock = memory(), FixedClock()
     async with open_store(fs, clock=clock, retention=tight()) as writer:
