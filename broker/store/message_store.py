@@ -154,18 +154,14 @@ class MessageStore:
         wanted: Container[int] | None,
         test: PropertyTest | None = None,
     ) -> Found:
-        """The same from wherever it is. Raises `OSError`; damage is one (EIO), the replica knows of it by then.
-
-        `LookupError`: retention has removed it, and the queue's bounds have followed.
-        """
+        """The same from wherever it is. Raises `OSError`; damage is one (EIO), the replica knows of it by then."""
+        if self._forgotten_below < self.log.first_index:
+            await self.forget_removed()
         try:
             return await self._pulls.get_from_disk(key, offset, max_count, max_bytes, wanted, test)
         except IndexDamaged as error:
             await self._mend_as_os_error(error)
             return await self._pulls.get_from_disk(key, offset, max_count, max_bytes, wanted, test)
-        except LookupError:
-            await self.forget_removed()  # retention was faster; the bounds say so from now on
-            raise
 
     async def read_record(self, position: int) -> bytes:
         """The record that starts at a log position. Raises `StoreError` when none does, `OSError`."""
