@@ -68,18 +68,25 @@ class Oracle:
         self.stop: Callable[[], object] = lambda: None
         """Ends the run."""
         self._lives: dict[int, tuple[RaftCore, _Life]] = {}
+        self._promised: dict[tuple[int, str], int] = {}
+        """(lineage, node) to the newest entry that it told somebody it has, or counted itself for as a leader."""
 
     # -- one turn of one core -----------------------------------------------------------------------------------------
 
-    def _life(self, core: RaftCore) -> _Life:
+    def _life(self, core: RaftCore, lineage: int) -> _Life:
         known = self._lives.get(id(core))
         if known is None or known[0] is not core:
             known = self._lives[id(core)] = (core, _Life(core))  # holds the core, so that its id stays its own
+            promised = self._promised.get((lineage, core.id), 0)
+            self._require(
+                core.last.index >= promised or core.health not in _VOTING,
+                f"S19: {core.id} comes back healthy with {core.last}, but had promised {promised}",
+            )
         return known[1]
 
     def saw(self, core: RaftCore, lineage: int, ready: Ready) -> None:
         """What a turn put out."""
-        life = self._life(core)
+        life = self._life(core, lineage)
         commit = life.commit
         self._monotone(core, life)
         if ready.role is not None and core.role is Role.LEADER:
@@ -88,6 +95,8 @@ class Oracle:
             if batch.truncate_to is not None:
                 self.reached["entry overwritten"] += 1
                 life.acked = min(life.acked, batch.truncate_to.index)
+                promised = self._promised.get((lineage, core.id), 0)
+                self._promised[lineage, core.id] = min(promised, batch.truncate_to.index)
                 life.members = [index for index in life.members if index <= batch.truncate_to.index]
                 self._require(
                     batch.truncate_to.index >= commit, f"S10: {core.id} cuts to {batch.truncate_to}, commit {commit}"
@@ -108,6 +117,7 @@ class Oracle:
             self._commits(core, life, lineage, *ready.committed, elected=ready.role is not None)
         if core.role is Role.LEADER:
             self._leader_state(core, life)
+            self._promised[lineage, core.id] = max(self._promised.get((lineage, core.id), 0), core.durable)
         if ready.transfer is not None:
             self.reached["transfer done" if ready.transfer.done else "transfer aborted"] += 1
         if ready.installs:
@@ -184,6 +194,7 @@ class Oracle:
             f"S11: {core.id} acknowledges {entry}, which is not all on its disk",
         )
         life.acked = reply.match
+        self._promised[lineage, core.id] = max(self._promised.get((lineage, core.id), 0), reply.match)
 
     def _leads(self, core: RaftCore, lineage: int) -> None:
         other = self.leaders.setdefault((lineage, core.term), core.id)

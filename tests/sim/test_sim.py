@@ -48,7 +48,7 @@ def test_different_seeds_give_different_traces() -> None:
 
 
 def test_a_failing_run_is_made_smaller_while_it_breaks_the_same_rule() -> None:
-    bug = next(bug for bug in BUGS if bug.name == "lying disks")
+    bug = next(bug for bug in BUGS if bug.name == "disk: a sync does nothing")
     plan = draw_plan(0, fault_s=5.0, faults=("power all", "kill", "slow link"))
 
     def violations(each: object) -> list[str]:
