@@ -13,7 +13,7 @@ from functools import partial
 import trio
 
 from broker.replication.base import ReplicatorError
-from tests.sim.world import CLIENT_IP, Node, World
+from tests.sim.world import CLIENT_IP, SimNode, World
 
 __all__ = ["Nemesis"]
 
@@ -78,17 +78,11 @@ class Nemesis:
         """Links, disks and machines work again."""
         world = self.world
         world.trace("heal")
-        world.net.heal()
-        for node in world.nodes:
-            world.clock.resume(node.name)
-            for disk in node.disks.values():
-                disk.heal()
-        for node in world.nodes:
-            await node.start()
+        await world.heal()
 
     # -- machines -------------------------------------------------------------------------------------------------
 
-    def _victim(self) -> Node | None:
+    def _victim(self) -> SimNode | None:
         """A running machine, more often than not one that leads."""
         up = [node for node in self.world.nodes if node.up]
         if not up:
@@ -115,12 +109,12 @@ class Nemesis:
         for node in victims:
             self.world.nursery.start_soon(self._return, node, self.rng.uniform(0.1, 1.5))
 
-    async def _down(self, node: Node, *, power: bool) -> None:
+    async def _down(self, node: SimNode, *, power: bool) -> None:
         self.world.kills += 1
         self._reached["power cut" if power else "kill -9"] += 1
         await node.kill(power=power)
 
-    async def _return(self, node: Node, after_s: float) -> None:
+    async def _return(self, node: SimNode, after_s: float) -> None:
         await trio.sleep(after_s)
         self.world.trace("return", node.name)
         await node.start()
@@ -131,7 +125,7 @@ class Nemesis:
             self._note(victim.name)
             self.world.nursery.start_soon(self._restart, victim)
 
-    async def _restart(self, node: Node) -> None:
+    async def _restart(self, node: SimNode) -> None:
         if await node.stop():
             self._reached["stopped cleanly"] += 1
         await trio.sleep(self.rng.uniform(0.05, 1.0))
@@ -155,12 +149,12 @@ class Nemesis:
         if victim is None:
             return
         self._note(victim.name)
-        self.world.clock.pause(victim.name)
+        victim.pause()
         lasts = self.rng.choice((0.1, 0.5, 2.0, 6.0))
 
         async def go_on() -> None:
             await trio.sleep(lasts)
-            self.world.clock.resume(victim.name)
+            victim.resume()
 
         self.world.nursery.start_soon(go_on)
 

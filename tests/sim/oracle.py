@@ -24,7 +24,7 @@ from raft.core.types import KIND_MEMBERSHIP
 
 if TYPE_CHECKING:
     from broker.replica import Replica
-    from tests.sim.disk import SimDisk
+    from trimq.sim.disk import SimDisk
 
 __all__ = ["Oracle", "SafetyViolation", "observed"]
 
@@ -272,8 +272,8 @@ class Oracle:
                 store.dispatched <= core.commit, f"S14: {name} dispatched {store.dispatched} of {core.commit}"
             )
         first = store.log.first_index
-        if first > 1 and store.snapshots:
-            newest = store.snapshots[0]
+        if first > 1:
+            newest = store.snapshots[0] if store.snapshots else 0
             self._require(first - 1 <= newest, f"S20: {name} begins at {first}, its newest snapshot is at {newest}")
         if status.ready:
             self.reached["ready"] += 1

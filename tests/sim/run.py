@@ -21,13 +21,13 @@ from broker.store.entry import Entry
 from broker.store.errors import StoreError
 from broker.store.message_store import StoreConfig
 from raft.core import InvariantBroken, RaftCore
-from tests.sim.deterministic import Trace, VirtualClock, run_deterministic
 from tests.sim.history import Outcome, SimHistory, judge
 from tests.sim.nemesis import Nemesis
 from tests.sim.oracle import Oracle, SafetyViolation, observed
 from tests.sim.plan import Plan
 from tests.sim.workload import Workload
 from tests.sim.world import World
+from trimq.sim.deterministic import Trace, VirtualClock, run_deterministic
 
 __all__ = ["Result", "simulate"]
 

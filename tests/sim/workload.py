@@ -16,14 +16,14 @@ import trio
 
 from broker.replica import Replica
 from tests.sim.history import Outcome, QueueId, SimHistory, Value
-from tests.sim.net import HostNetwork
-from tests.sim.world import NAMESRV, NODES, SimClock, World
+from tests.sim.world import NAMESRV, SimClock, World
 from trimq import Client, Message, Producer, PullConsumer, Queue, Received, Start
 from trimq.client.client import open_client
 from trimq.drill.history import make_body, read_body
 from trimq.drill.load import warm_up
 from trimq.errors import NotStored, SendUnknown, TrimqError
 from trimq.message.ids import ID_SOURCE, IdSource
+from trimq.sim.net import HostNetwork
 
 __all__ = ["Workload"]
 
@@ -252,7 +252,7 @@ class Workload:
         async with self._clients[1].pull() as consumer:
             for queue in self.queues:
                 named = queue_id(queue)
-                for node in self.world.nodes[:NODES]:
+                for node in self.world.nodes:
                     replica = self.world.replica(node, queue.group)
                     if replica is None:
                         continue

@@ -17,8 +17,8 @@ from functools import partial
 
 import trio
 
-from tests.sim.deterministic import Trace, VirtualClock
 from trimq.env import Stream, StreamHandler, TaskStatus
+from trimq.sim.deterministic import Trace, VirtualClock
 
 __all__ = ["HostNetwork", "SimNetwork", "SimStream"]
 

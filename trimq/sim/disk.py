@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from broker.store.fs_memory import MemoryFileSystem
 from broker.store.segment import HEADER_BLOCK_BYTES, LOG_DIR, segment_path
 from raft.hard_state import BLOCK_BYTES, FILE_BYTES, StoredState, _decode
-from tests.sim.deterministic import VirtualClock, wait_s
+from trimq.sim.deterministic import VirtualClock, wait_s
 
 __all__ = ["SimDisk"]
 
