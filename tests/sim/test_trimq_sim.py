@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from trimq import Message, Received, Start
+from trimq import Received, Start
 from trimq.sim import Simulation, run_simulation
 
 
@@ -21,11 +21,11 @@ async def power_cut(sim: Simulation) -> None:
         trio.open_nursery() as nursery,
     ):
         await nursery.start(orders.run, handle)
-        await mq.send(Message(topic="orders", body=b"before"))
+        await mq.send("orders", b"before")
         victim = sim.leader(sim.groups[0])
         assert victim is not None
         await victim.kill(power=True)
-        await mq.send(Message(topic="orders", body=b"after"))
+        await mq.send("orders", b"after")
         await victim.start()
         assert await sim.until(lambda: {b"before", b"after"} <= set(seen), 30)
         nursery.cancel_scope.cancel()
@@ -44,7 +44,7 @@ def test_a_paused_leader_is_replaced_and_goes_on_as_a_follower() -> None:
         old.pause()
         assert await sim.until(lambda: sim.leader(group) not in (None, old), 10)
         async with sim.client() as mq:
-            await mq.send(Message(topic="t", body=b"x"))
+            await mq.send("t", b"x")
             old.resume()
             assert await sim.until(lambda: all(not r.ready for r in old.replicas()), 1)
 

@@ -4,7 +4,7 @@
 
     async def scenario(sim: Simulation) -> None:
         async with sim.client() as mq:
-            await mq.send(Message(topic="orders", body=b"1"))
+            await mq.send("orders", b"1")
             await sim.nodes[0].kill(power=True)
             ...
 
