@@ -33,6 +33,8 @@ class SimHistory:
     """The offset that came with the acknowledgement; -1 when the first copy had expired."""
     seen: dict[QueueId, dict[int, Value | None]] = field(default_factory=lambda: defaultdict(dict))
     """What any reader ever saw at an offset; None for a body that proves nothing."""
+    repeated: set[Value] = field(default_factory=set)  # membership only
+    """Given up as unknown and sent again by the application: stored once, but after what was sent meanwhile."""
     contradictions: list[str] = field(default_factory=list)
     """Two values seen at one offset, and the like: noted when they happen."""
     reads: dict[tuple[str, QueueId], dict[int, Value | None]] = field(default_factory=dict)
@@ -139,6 +141,8 @@ def _values(history: SimHistory) -> list[str]:
                 found.append(f"duplicates: {value} stands at {places[value]} and at {(queue, offset)}")
                 continue
             places[value] = (queue, offset)
+            if value in history.repeated:
+                continue
             if value.sequence < newest.get(value.producer, -1):
                 found.append(f"reordered: {queue} offset {offset}: {value} after {newest[value.producer]}")
             newest[value.producer] = max(value.sequence, newest.get(value.producer, -1))

@@ -284,6 +284,12 @@ class Oracle:
         end = committed[-1].end if committed else 0
         self._require(position < end, f"S14: {who} got position {position} of {group}, committed is up to {end}")
 
+    def acknowledged(self, group: str, position: int, what: str) -> None:
+        """S12: a producer was told OK for what stands at a log position."""
+        committed = self.committed.get(self.lineage_of(group))
+        end = committed[-1].end if committed else 0
+        self._require(position < end, f"S12: {what} acknowledged at position {position}, committed is up to {end}")
+
     def deposed(self, tail: int) -> None:
         """A leader went (killed or stepped down) with so many entries that it had not seen committed."""
         if tail:

@@ -106,6 +106,17 @@ def test_the_order_of_a_producer_is_kept() -> None:
     assert rules(made) == {"reordered"}
 
 
+def test_a_message_that_the_application_sent_again_may_come_late_but_once() -> None:
+    made = history()
+    for node in ("n0", "n1"):
+        made.reads[node, QUEUE][1], made.reads[node, QUEUE][2] = Value(0, 2), Value(0, 1)
+    made.told[Value(0, 1)], made.told[Value(0, 2)] = 2, 1
+    made.repeated.add(Value(0, 1))
+    assert rules(made) == set()
+    made.saw("a tailer", QUEUE, 4, Value(0, 1))
+    assert "duplicates" in rules(made)
+
+
 def test_told_offsets_and_ends_never_go_back() -> None:
     made = history()
     made.told_offsets["g", QUEUE] += [1, 3, 2]

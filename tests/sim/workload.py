@@ -33,6 +33,8 @@ READERS = "sim-readers"
 READ_DEADLINE_S = 60.0
 WATCH_EVERY_S = 2.0
 TAIL_EVERY_S = 1.0
+ONCE, FRESH = 1_000, 10_000
+"""Numbers of the producers that are no part of the load."""
 DELIVERY_BAR_S = 60.0
 """After healing everything acknowledged has been handed to a consumer within this."""
 
@@ -60,12 +62,17 @@ class _Sender:
         message = Message(topic=queue.topic, body=make_body(value, self._load.world.plan.body_bytes))
         again = self._rng.random() < 0.5
         while True:
+            receipt = None
             try:
-                receipt = await self.producer.send(message, queue=queue)
+                # The library ends at its caller's deadline; the run itself has one, so this one has to be said.
+                with trio.move_on_after(self._load.world.plan.client_timeout_s):
+                    receipt = await self.producer.send(message, queue=queue)
+                if receipt is None:
+                    raise SendUnknown("cancelled at the deadline", id=message.id)
             except NotStored:
                 history.client_errors += 1
                 # Surely not stored by this attempt; an earlier one that ended unknown may still be.
-                if value not in self._load.repeated:
+                if value not in history.repeated:
                     history.end(value, Outcome.FAILED)
                 return False
             except SendUnknown:
@@ -73,7 +80,7 @@ class _Sender:
                 if not again:
                     return False
                 again = False
-                self._load.repeated.add(value)
+                history.repeated.add(value)
                 self._load.world.oracle.reached["same message again"] += 1
                 continue
             except TrimqError:
@@ -82,6 +89,8 @@ class _Sender:
             if receipt.duplicate:
                 self._load.world.oracle.reached["duplicate found"] += 1
             history.end(value, Outcome.OK, receipt.offset)
+            if receipt.offset_id:
+                self._load.world.oracle.acknowledged(queue.group, int(receipt.offset_id[-16:], 16), str(value))
             return True
 
     async def run(self, stop: trio.Event) -> None:
@@ -102,7 +111,6 @@ class Workload:
         self.history = SimHistory()
         self.queues: list[Queue] = []
         self.senders: list[_Sender] = []
-        self.repeated: set[Value] = set()  # membership only
         self._rng = random.Random(f"{world.plan.seed}/workload")
         self._stack = stack
         self._network: HostNetwork = world.clients()
@@ -125,6 +133,9 @@ class Workload:
             )
             self._clients.append(await self._stack.enter_async_context(client))
         self.queues = await self._created()
+        # One that falls silent at once: tables must remember it through every restart (S7).
+        async with self._clients[1].producer("sim-once") as producer:
+            await _Sender(self, ONCE, producer, self.queues).send_one()
         for number in range(plan.producers):
             producer = await self._stack.enter_async_context(self._clients[0].producer(f"sim-{number}"))
             self.senders.append(_Sender(self, number, producer, self.queues[number:] + self.queues[:number]))
@@ -217,6 +228,7 @@ class Workload:
                 _, end = await consumer.bounds(queue)
                 history.told_ends[named].append(end)
                 await consumer.commit({queue: end})
+                history.told_offsets[group, named].append(end)  # the answer says that it is applied
             told = await consumer.committed(queue)
         except TrimqError:
             history.client_errors += 1
@@ -231,7 +243,7 @@ class Workload:
         for number, group in enumerate(self.world.groups):
             own = [queue for queue in self.queues if queue.group == group]
             async with self._clients[1].producer(f"sim-fresh-{group}") as producer:
-                sender = _Sender(self, 10_000 + number, producer, own)
+                sender = _Sender(self, FRESH + number, producer, own)
                 with trio.move_on_after(bar_s) as scope:
                     acknowledged = await sender.send_one()
                 if scope.cancelled_caught or not acknowledged:
