@@ -639,10 +639,17 @@ class RaftReplicator:
         raise ReopenPlanned(f"taken back to entry {to.index}, where the master's log goes another way; opened anew")
 
     def _watch_disk(self, now: float) -> None:
-        """A disk that failed is final for the open log; for a while this replica still serves what is committed."""
+        """A disk that failed is final for the open log; for a while this replica still serves what is committed.
+
+        The writer may not be the one that met it: files are made ahead in the background, and a core that starts on a
+        log which has failed already never writes.
+        """
         fault, reason = self._check_alive().fault
+        log_fault = self._log.fault
         if fault is not StorageFault.FAILED:
-            return
+            if log_fault is None or log_fault.damage is not None:
+                return
+            reason = log_fault.detail
         self._failed_since = min(self._failed_since, now)
         if now - self._failed_since > IMPAIRED_S:
             raise GroupFailed(f"disk error: {reason}")

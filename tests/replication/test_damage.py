@@ -166,6 +166,24 @@ async def test_a_failed_disk_stops_the_replica_from_acknowledging_and_ends_the_g
         await c.settled("g", 10)
 
 
+async def test_a_disk_that_fails_in_the_background_ends_the_group_for_reopening_without_any_write(
+    autojump_clock: MockClock,
+) -> None:
+    """Found by the simulation (seed 1115): the file made ahead could not be written, and nobody looked again."""
+    async with cluster() as c:
+        leader = await filled(c)
+        victim = followers(c, leader)[0]
+        await victim.kill()
+        victim.disks["g"].fail("write", "commitlog/*.new", times=1)
+        await victim.start()
+        with trio.fail_after(20):
+            await victim.replicas["g"].replicator.failed.wait()
+        await victim.kill()
+        await victim.start()
+        await c.settled("g", 10)
+        assert victim.replicas["g"].replicator.status().health is Health.OK
+
+
 async def test_a_full_disk_of_a_follower_harms_nobody_and_recovers(autojump_clock: MockClock) -> None:
     async with cluster() as c:
         leader = await filled(c)

@@ -13,6 +13,7 @@ gone blind.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -200,9 +201,11 @@ class Oracle:
         other = self.leaders.setdefault((lineage, core.term), core.id)
         self._require(other == core.id, f"S1: {other} and {core.id} both lead term {core.term}")
         self._require(core.health in _VOTING, f"S19: {core.id} leads while {core.health.name}")
-        committed = self.committed.get(lineage)
-        if committed:  # equal header CRCs at an index mean equal prefixes, so the newest is enough
-            known = committed[-1]
+        committed = self.committed.get(lineage, [])
+        # A late winner of an old term does not have what a later leader committed meanwhile, and can commit nothing.
+        earlier = bisect_left(committed, core.term, key=lambda entry: entry.term)
+        if earlier:  # equal header CRCs at an index mean equal prefixes, so the newest is enough
+            known = committed[earlier - 1]
             own = core.entry_id(known.index)
             self._require(own == known, f"S6: leader {core.id} of term {core.term} holds {own}, committed was {known}")
         self.reached["elected"] += 1

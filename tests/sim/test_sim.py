@@ -10,7 +10,7 @@ import pytest
 
 from tests.sim.campaign import commit_id
 from tests.sim.plan import draw_plan
-from tests.sim.planted import BUGS
+from tests.sim.planted import BUGS, Bug, find
 from tests.sim.run import simulate
 from tests.sim.shrink import changes_of, rule_of, shrink
 
@@ -69,3 +69,17 @@ def test_the_share_of_a_ci_run_breaks_nothing() -> None:
     done = run("--ci", name, "--jobs", "2")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr
     assert ledger(done.stdout)["violations"] == "0"
+
+
+SHOW_AT_ONCE = [
+    bug for bug in BUGS if bug.name.startswith(("disk:", "core:", "driver:", "intake: answered", "client:"))
+]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("bug", SHOW_AT_ONCE, ids=lambda bug: bug.name)
+def test_planted_bugs_that_show_at_once_are_found(bug: Bug) -> None:
+    """A few of them, so that a checker that has gone blind is noticed; `python -m tests.sim --planted` has them all."""
+    used, violation = find(bug, seeds=12)
+    assert violation, f"not found in {used} seeds"
