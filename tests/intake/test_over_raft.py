@@ -203,7 +203,7 @@ async def commit_offsets(cluster: IntakeCluster, told: list[int], producer: Prod
                 told.append(offset)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 4))])
 @pytest.mark.parametrize("keep", [1.0, 0.0], ids=["kill", "power cut"])
 async def test_numbered_sends_are_stored_once_and_in_order_through_leader_changes(
     seed: int, keep: float, autojump_clock: MockClock

@@ -335,7 +335,8 @@ async def test_a_failed_group_stops_alone(autojump_clock: MockClock, caplog: pyt
         assert c.leader("gb") is b
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 8))])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(8))
 async def test_a_storm_of_kills_and_cuts_loses_no_acknowledged_payload(autojump_clock: MockClock, seed: int) -> None:
     rng = random.Random(seed)
     async with cluster(groups=("ga", "gb"), seed=seed) as c:

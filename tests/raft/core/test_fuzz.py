@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 import pytest
 
@@ -30,14 +31,26 @@ MUST_BE_REACHED = (
 )
 
 
-def test_300_random_runs_break_nothing_and_reach_every_state() -> None:
+def run_seeds(seeds: Iterable[int]) -> Counter[str]:
     reached: Counter[str] = Counter()
-    for seed in range(300):
+    for seed in seeds:
         try:
             reached.update(run_seed(seed))
         except Exception as error:
             error.add_note(f"seed {seed}: run_seed({seed}) repeats it")
             raise
+    return reached
+
+
+def test_60_random_runs_break_nothing() -> None:
+    reached = run_seeds(range(60))
+    assert reached["leaders"] > 100
+    assert reached["committed"] > 2_000
+
+
+@pytest.mark.slow
+def test_300_random_runs_break_nothing_and_reach_every_state() -> None:
+    reached = run_seeds(range(300))
     blind = [state for state in MUST_BE_REACHED if not reached[state]]
     assert not blind
     assert reached["leaders"] > 500
@@ -46,12 +59,7 @@ def test_300_random_runs_break_nothing_and_reach_every_state() -> None:
 
 @pytest.mark.slow
 def test_3000_more_random_runs_break_nothing() -> None:
-    for seed in range(10_000, 13_000):
-        try:
-            run_seed(seed)
-        except Exception as error:
-            error.add_note(f"seed {seed}: run_seed({seed}) repeats it")
-            raise
+    run_seeds(range(10_000, 13_000))
 
 
 def test_the_same_seed_gives_the_same_run() -> None:
