@@ -14,7 +14,8 @@ import random
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,9 +91,13 @@ def _load(arguments: argparse.Namespace) -> list[Loaded]:
     return loaded
 
 
-async def _run(loaded: Sequence[Loaded], seed: str) -> None:
+Surround = Callable[[Env], AbstractAsyncContextManager[Env]]
+"""What the broker's world is wrapped in for as long as it runs. A drill passes a world that breaks on command."""
+
+
+async def _run(loaded: Sequence[Loaded], seed: str, surround: Surround) -> None:
     """Serve until a signal comes. Signals are watched from the start, so an early one is not lost."""
-    env = Env(
+    plain = Env(
         clock=SystemClock(),
         network=TrioNetwork(),
         open_fs=open_file_system,
@@ -102,7 +107,7 @@ async def _run(loaded: Sequence[Loaded], seed: str) -> None:
         boot_id=_boot_id(),
     )
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with trio.open_nursery() as nursery:
+        async with surround(plain) as env, trio.open_nursery() as nursery:
 
             async def stop_on_signal() -> None:
                 async for number in signals:
@@ -130,7 +135,7 @@ def _say_ready(broker: Broker) -> None:
     print(f"The broker is ready: {where} ({servers})", flush=True)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None, *, surround: Surround = nullcontext) -> None:
     """The console script `trimq-broker`."""
     arguments = _arguments(argv)
     setup(arguments.log_level)
@@ -140,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(f"broker: {error}")
     seed = arguments.seed or f"{random.SystemRandom().getrandbits(128):032x}"
     try:
-        trio.run(_run, loaded, seed)
+        trio.run(_run, loaded, seed, surround)
     except* StartError as group:
         sys.exit(f"broker: {_first(group)}")
 

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from tests.drills.support import local_cluster
-from trimq.drill.faults import Fault
+from trimq.drill.kinds import Fault
 from trimq.drill.runner import Drill
 
 ROUNDS = os.environ.get("TRIMQ_DRILL_ROUNDS")

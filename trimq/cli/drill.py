@@ -7,14 +7,14 @@ from pathlib import Path
 
 import click
 
+from trimq.drill.kinds import FAULTS
+
 
 @click.command()
 @click.option("--dir", "directory", type=click.Path(path_type=Path), default=Path(".run3"), show_default=True)
 @click.option("--base-port", type=int, default=None, help="For a cluster that is started for the drill (0: free).")
 @click.option("--rounds", type=click.IntRange(1), default=20, show_default=True)
-@click.option(
-    "--fault", type=click.Choice(["kill", "pause", "partition", "restart"]), default="kill", show_default=True
-)
+@click.option("--fault", type=click.Choice(FAULTS), default="kill", show_default=True)
 @click.option("--rate", type=click.IntRange(1), default=2000, show_default=True, help="Messages a second in all.")
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="End with one JSON object.")

@@ -5,17 +5,18 @@ from __future__ import annotations
 import gc
 import json
 import random
+import shutil
 import sys
 from pathlib import Path
 
 import click
 import trio
 
-from trimq.drill.faults import Fault
+from trimq.drill.kinds import Fault
 from trimq.drill.runner import Drill
 from trimq.drill.verdict import Verdict
 from trimq.remoting.system import SystemClock
-from trimq.testing.local_cluster import STATE_FILE, ClusterError, LocalCluster
+from trimq.testing.local_cluster import STATE_FILE, LocalCluster
 from trimq.testing.status import wait_ready_blocking
 
 
@@ -33,15 +34,13 @@ def run_drill(
     """Run one drill and print it. Returns the exit status: 0 held, 1 a violation, 2 the run proves nothing.
 
     A cluster that runs already is used and left running; otherwise one is started for the drill and ended after it.
+    Faults that are trouble get a cluster of their own in `directory`/trouble, always.
     """
-    if fault == "partition":
-        raise ClusterError(
-            "partition comes with the simulation's drills and is not built yet; use kill, pause or restart"
-        )
-    cluster, ours = _running_cluster(directory, base_port)
+    kind = Fault(fault)
+    cluster, ours = _cluster_for(kind, directory, base_port)
     drill = Drill(
         cluster=cluster,
-        fault=Fault(fault),
+        fault=kind,
         rounds=rounds,
         rate=rate,
         topic=f"drill-{SystemClock().wall_ms()}",
@@ -64,9 +63,15 @@ def run_drill(
     return verdict.exit_status
 
 
-def _running_cluster(directory: Path, base_port: int | None) -> tuple[LocalCluster, bool]:
-    """The cluster in `directory` and whether it was started here. Nodes that are down are started either way."""
-    if (directory / STATE_FILE).exists():
+def _cluster_for(fault: Fault, directory: Path, base_port: int | None) -> tuple[LocalCluster, bool]:
+    """The cluster to break and whether it was started here. Nodes that are down are started either way."""
+    if fault.is_trouble:
+        directory /= "trouble"
+        if (directory / STATE_FILE).exists():
+            LocalCluster.load(directory).stop()
+            shutil.rmtree(directory)
+        cluster = LocalCluster.create(directory, base_port=0 if base_port is None else base_port, troubled=True)
+    elif (directory / STATE_FILE).exists():
         cluster = LocalCluster.load(directory)
     else:
         cluster = LocalCluster.create(directory, base_port=0 if base_port is None else base_port)
@@ -82,14 +87,14 @@ def _print_verdict(verdict: Verdict) -> None:
 
     table = Table(show_header=False)
     table.add_row("rounds", f"{verdict.rounds_hit} of {verdict.rounds}")
-    for name in ("acked", "lost", "duplicates", "reordered", "phantom", "offsets_back", "disagree"):
+    for name in ("acked", "lost", "duplicates", "reordered", "phantom", "offsets_back", "disagree", "two_leaders"):
         count = getattr(verdict, name)
         bad = name != "acked" and count
         table.add_row(name, f"[bold red]{count}[/]" if bad else f"{count:,}")
     for name in ("unknown", "redelivered", "client_errors"):
         table.add_row(name, f"{getattr(verdict, name):,}", style="dim")
-    times = verdict.failover_ms
-    table.add_row("failover", " · ".join(f"{key} {value:.0f} ms" for key, value in times.items()) or "-")
+    for label, times in (("next OK", verdict.failover_ms), ("longest without", verdict.stall_ms)):
+        table.add_row(label, " · ".join(f"{key} {value:.0f} ms" for key, value in times.items()) or "-")
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table)
     for example in verdict.examples:

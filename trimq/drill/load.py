@@ -93,14 +93,21 @@ class Prober:
     waiting_since: float = 0.0
     recovered_at: float | None = None
     recovered: trio.Event = field(default_factory=trio.Event)
+    longest_s: float = 0.0
+    """The longest stretch without an OK since `watch`."""
+    _last_ok: float = 0.0
 
     def watch(self, since: float) -> None:
         """From now on look for the first OK of a probe begun after `since`."""
         self.waiting_since, self.recovered_at, self.recovered = since, None, trio.Event()
+        self.longest_s, self._last_ok = 0.0, since
 
     async def probe(self) -> None:
         begun = trio.current_time()
         answered = await self.sender.send_one()
+        if answered is not None:
+            self.longest_s = max(self.longest_s, answered - self._last_ok)
+            self._last_ok = answered
         if answered is not None and self.recovered_at is None and begun > self.waiting_since > 0:
             self.recovered_at = answered
             self.recovered.set()

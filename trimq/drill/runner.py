@@ -11,8 +11,10 @@ import trio
 
 import trimq
 from trimq import Client, Queue
-from trimq.drill.faults import Blow, Fault, mend, strike
+from trimq.drill.faults import Blow, mend, strike
 from trimq.drill.history import History
+from trimq.drill.kinds import Fault
+from trimq.drill.leaders import double_terms
 from trimq.drill.load import PRODUCERS, SEND_DEADLINE_S, Prober, Sender, run_sender, warm_up
 from trimq.drill.reader import read_everything
 from trimq.drill.verdict import Verdict, judge, percentiles
@@ -49,6 +51,8 @@ class Drill:
     """Load and readers come through the WebSocket gateways."""
     history: History = field(default_factory=History)
     failovers_ms: list[float] = field(default_factory=list)
+    stalls_ms: list[float] = field(default_factory=list)
+    """The longest stretch without an OK in each round, from a prober's seat."""
     probers: dict[str, Prober] = field(default_factory=dict)
 
     async def run(self) -> Verdict:
@@ -86,8 +90,12 @@ class Drill:
                 readers.cancel_scope.cancel()
             await read_everything(clients[0], self.cluster, queues, self.history)
         verdict = judge(self.history)
+        doubles = double_terms(self.cluster.log_path(node) for node in self.cluster.nodes)
+        verdict.two_leaders = len(doubles)
+        verdict.examples += doubles
         verdict.rounds, verdict.rounds_hit, verdict.invalid = self.rounds, hit, invalid
         verdict.failover_ms = percentiles(self.failovers_ms)
+        verdict.stall_ms = percentiles(self.stalls_ms)
         return verdict
 
     async def _open_senders(self, stack: AsyncExitStack, client: Client, queues: list[Queue]) -> list[Sender]:
@@ -110,7 +118,7 @@ class Drill:
         await trio.sleep(self.rng.uniform(0.1, 0.6))  # not always the same moment after healing
         prober = self.probers[group]
         await prober.sender.busy()  # hit in the middle of a write
-        blow: Blow = await strike(self.cluster, self.fault, leader)
+        blow: Blow = await strike(self.cluster, self.fault, leader, number)
         prober.watch(trio.current_time())
         with trio.move_on_after(_ROUND_DEADLINE_S) as waiting:
             async with trio.open_nursery() as nursery:
@@ -120,8 +128,13 @@ class Drill:
             raise _Invalid(f"round {number + 1}: no progress in {group} within {_ROUND_DEADLINE_S:.0f} s")
         took_ms = (prober.recovered_at - blow.at) * 1000
         self.failovers_ms.append(took_ms)
-        hit = ", ".join(blow.nodes)
-        self.say(f"round {number + 1}/{self.rounds}: {self.fault.value} {hit} (leader of {group}), {took_ms:.0f} ms")
+        stall_ms = prober.longest_s * 1000
+        self.stalls_ms.append(stall_ms)
+        what = " ".join(part for part in (self.fault.value, blow.detail and f"({blow.detail})") if part)
+        self.say(
+            f"round {number + 1}/{self.rounds}: {what} at {', '.join(blow.nodes)}, leader of {group}: next OK after"
+            f" {took_ms:.0f} ms, longest without {stall_ms:.0f} ms"
+        )
 
     async def _settled(self, asker: RemotingClient, group: str | None = None) -> str:
         """Wait until every replica answers and is within 1 MiB of its leader; the leader of `group` then."""

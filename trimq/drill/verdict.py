@@ -7,7 +7,8 @@ Pure: a history in, a verdict out, linear in the number of messages. The rules, 
 * reordered: neighbours of one (producer, queue) whose sequence order and offset order differ;
 * phantom: found, but never sent, sent to another queue, surely refused, or with a body that proves nothing;
 * offsets_back: a told consumer offset followed by a lower one;
-* disagree: two nodes that hold different values at one (queue, offset).
+* disagree: two nodes that hold different values at one (queue, offset);
+* two_leaders: terms of a group in which more than one node said that it leads (the runner's to count).
 """
 
 from __future__ import annotations
@@ -37,7 +38,11 @@ class Verdict:
     unknown: int = 0
     redelivered: int = 0
     client_errors: int = 0
+    two_leaders: int = 0
+    """Terms of a group in which more than one node said that it leads."""
     failover_ms: dict[str, float] = field(default_factory=dict)
+    stall_ms: dict[str, float] = field(default_factory=dict)
+    """The longest stretch without an OK, over the rounds."""
     invalid: str = ""
     """Why the run proves nothing; empty when it does."""
     examples: list[str] = field(default_factory=list)
@@ -45,7 +50,8 @@ class Verdict:
 
     @property
     def violations(self) -> int:
-        return self.lost + self.duplicates + self.reordered + self.phantom + self.offsets_back + self.disagree
+        found = self.lost + self.duplicates + self.reordered + self.phantom + self.offsets_back + self.disagree
+        return found + self.two_leaders
 
     @property
     def exit_status(self) -> int:

@@ -19,6 +19,7 @@ from typing import Any
 from trimq.remoting.websocket import PORT_OFFSET, SCHEME
 from trimq.testing import processes
 from trimq.testing.layout import Layout, free_layout, taken_port
+from trimq.testing.trouble import Trouble, write_trouble
 
 STATE_FILE = "cluster.json"
 _VERSION = 1
@@ -45,6 +46,8 @@ class LocalCluster:
     token: str
     extra: dict[str, str] = field(default_factory=dict)
     """Broker configuration keys written into every replica's file as they stand."""
+    troubled: bool = False
+    """The nodes run in a world that breaks on command (`trouble`)."""
     pids: dict[str, int] = field(default_factory=dict)
     """Process name (`namesrv` or a node) to pid, for what was started and not yet stopped."""
 
@@ -61,6 +64,7 @@ class LocalCluster:
         strategy: str = "raft",
         flush: str = "sync",
         extra: dict[str, str] | None = None,
+        troubled: bool = False,
     ) -> LocalCluster:
         """Write the configuration of a new cluster. `base_port` 0 finds a free block.
 
@@ -86,6 +90,7 @@ class LocalCluster:
             flush=flush,
             token=f"{directory.resolve()}:{layout.base_port}",
             extra=dict(extra or {}),
+            troubled=troubled,
         )
         cluster.write_configuration()
         cluster.save()
@@ -112,6 +117,7 @@ class LocalCluster:
             flush=state["flush"],
             token=state["token"],
             extra=state["extra"],
+            troubled=state.get("troubled", False),
             pids=state["pids"],
         )
 
@@ -127,6 +133,7 @@ class LocalCluster:
             "flush": self.flush,
             "token": self.token,
             "extra": self.extra,
+            "troubled": self.troubled,
             "pids": self.pids,
         }
         temporary = self.directory / f"{STATE_FILE}.tmp"
@@ -158,6 +165,14 @@ class LocalCluster:
 
     def log_path(self, process: str) -> Path:
         return self.directory / "logs" / f"{process}.log"
+
+    def trouble_path(self, node: str) -> Path:
+        return self.directory / "trouble" / f"{node}.json"
+
+    def trouble(self, node: str, trouble: Trouble) -> None:
+        """What is wrong around a node from now on; a healthy `Trouble()` mends it. For a troubled cluster only."""
+        assert self.troubled, "the nodes of this cluster live in the plain world"
+        write_trouble(self.trouble_path(self.check_process(node)), trouble)
 
     def write_configuration(self) -> None:
         """One file per replica, in RocketMQ's own keys."""
@@ -196,6 +211,8 @@ class LocalCluster:
             path = str(self.directory / "conf" / "namesrv.conf")
             return [sys.executable, "-m", "namesrv", "-p", str(self.layout.namesrv), "-c", path]
         command = [sys.executable, "-m", "broker"]
+        if self.troubled:
+            command = [sys.executable, "-m", "trimq.testing.troubled_broker", str(self.trouble_path(process))]
         for group in self.groups:
             command += ["-c", str(self.configuration_path(process, group))]
         return command

@@ -16,6 +16,7 @@ from typing import Any
 import click
 import trio
 
+from trimq.drill.kinds import FAULTS
 from trimq.remoting.client import open_remoting_client
 from trimq.remoting.system import AnyioNetwork
 from trimq.testing import status as status_module
@@ -254,9 +255,7 @@ def resume(ctx: click.Context, directory: Path | None, base_port: int | None, no
 @run3.command()
 @_directory_option
 @click.option("--rounds", type=click.IntRange(1), default=20, show_default=True)
-@click.option(
-    "--fault", type=click.Choice(["kill", "pause", "partition", "restart"]), default="kill", show_default=True
-)
+@click.option("--fault", type=click.Choice(FAULTS), default="kill", show_default=True)
 @click.option("--rate", type=click.IntRange(1), default=2000, show_default=True, help="Messages a second in all.")
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="End with one JSON object.")
