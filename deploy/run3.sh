@@ -5,7 +5,7 @@
 #   deploy/run3.sh down | status [--json] | logs [NODE] | wipe
 #   deploy/run3.sh kill NODE|leader [--group G]
 #   deploy/run3.sh stop NODE | start NODE | pause NODE | resume NODE
-#   deploy/run3.sh drill [--rounds 20] [--fault kill|pause|restart] [--json]
+#   deploy/run3.sh drill [--rounds 20] [--fault kill|pause|restart|partition|disk-full|...] [--json]
 set -eu
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/setup-venv.sh"

@@ -62,10 +62,10 @@ def _only(line: str, founders: int) -> str:
 
 
 @contextmanager
-def local_cluster(directory: Path, *, groups: int, **extra: str) -> Iterator[LocalCluster]:
+def local_cluster(directory: Path, *, groups: int, troubled: bool = False, **extra: str) -> Iterator[LocalCluster]:
     """A ready cluster of three nodes with small segments and no preferred leaders; gone when the block ends."""
     settings = {"mapedFileSizeCommitLog": str(SEGMENT_BYTES), "preferredLeaderId": "", **extra}
-    cluster = LocalCluster.create(directory, base_port=0, groups=groups, extra=settings)
+    cluster = LocalCluster.create(directory, base_port=0, groups=groups, extra=settings, troubled=troubled)
     try:
         cluster.start()
         wait_ready_blocking(cluster)

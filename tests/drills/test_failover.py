@@ -23,7 +23,7 @@ RATE = 600
 def run_drill(directory: Path, fault: Fault, rounds: int, *, websocket: bool = False) -> Drill:
     """One drill against a cluster of its own; asserts that it held and prints its figures."""
     rounds = int(ROUNDS or rounds)
-    with local_cluster(directory, groups=3) as cluster:
+    with local_cluster(directory, groups=3, troubled=fault.is_trouble) as cluster:
         drill = Drill(
             cluster=cluster,
             fault=fault,
@@ -72,3 +72,17 @@ def test_restarts_of_all_nodes_at_once_lose_nothing(tmp_path: Path) -> None:
 @pytest.mark.timeout(int(ROUNDS or 3) * 30 + 120)
 def test_kills_lose_nothing_for_clients_that_come_by_websocket(tmp_path: Path) -> None:
     run_drill(tmp_path, Fault.KILL, 3, websocket=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(int(ROUNDS or 6) * 30 + 120)
+def test_partitions_lose_nothing(tmp_path: Path) -> None:
+    """One round of each pattern."""
+    run_drill(tmp_path, Fault.PARTITION, 6)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(int(ROUNDS or 1) * 40 + 120)
+@pytest.mark.parametrize("fault", [Fault.DISK_FULL, Fault.DISK_ERROR, Fault.DISK_HANG, Fault.STALL])
+def test_a_leader_in_trouble_loses_nothing(tmp_path: Path, fault: Fault) -> None:
+    run_drill(tmp_path, fault, 1)

@@ -13,7 +13,7 @@ _READY = re.compile(r"leader is ready +group=(\S+) node=(\S+) term=(\d+)")
 
 
 def double_terms(logs: Iterable[Path]) -> list[str]:
-    """One sentence for each term of a group in which two nodes became ready leaders; logs that are missing are empty."""
+    """A sentence for each term of a group in which two nodes became ready leaders. A missing log is an empty one."""
     leaders: dict[tuple[str, int], set[str]] = defaultdict(set)
     for path in logs:
         if path.exists():

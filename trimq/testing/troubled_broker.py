@@ -45,6 +45,11 @@ class World:
         self._seen = self._stamp()
         self._changed = trio.Event()
 
+    async def until_it_is(self, trouble: Trouble) -> None:
+        """Return when the file has been read that says exactly this."""
+        while self.now != trouble:
+            await self._changed.wait()
+
     async def until(self, mended: str) -> None:
         """Return when the named field of the trouble is false again."""
         while getattr(self.now, mended):
