@@ -139,6 +139,7 @@ async def test_a_cut_way_delivers_late_and_only_that_way(tmp_path: Path) -> None
         with trio.fail_after(5):
             await received.wait()
         assert got == [b"held"]
+        await stream.aclose()
         nursery.cancel_scope.cancel()
 
 
