@@ -40,7 +40,8 @@ from raft.core.types import (
     Role,
     StorageFault,
 )
-from raft.feeder import Feeder
+from raft.disk_watch import DiskWatch
+from raft.feeders import Feeders
 from raft.hard_state import HardStateFile
 from raft.host import GroupHost
 from raft.identity import hello_fields
@@ -56,7 +57,6 @@ __all__ = ["GroupHost", "GroupSettings", "RaftGroup", "WrongStore"]
 
 log = logging.getLogger(__name__)
 
-STALLED_S = 5.0
 MENDING = "entries from its peers (damaged log)"
 INSTALLING = "the end of an installation"
 
@@ -97,12 +97,12 @@ class RaftGroup:
         self._resume = False
         self._stopped = trio.Event()
         self._reported_seq = self._reported_hard_seq = 0
-        self._told_fault: StorageFault | None = None
+        self._disk = DiskWatch(node.config.election_ms)
         self._inbox: deque[Message] = deque()
         self._calls: deque[Callable[[RaftCore, int], None]] = deque()
         self._tick_due = False
         self._wake = Signal()
-        self._feeders: dict[NodeId, Feeder] = {}
+        self._feeders = Feeders(settings.group, storage, self._members, self._pending, self._found_damage)
         self._barriers: dict[int, Callable[[int | None], None]] = {}
         self._next_token = 1
         self._transfers: list[Callable[[TransferEnd], None]] = []
@@ -256,7 +256,7 @@ class RaftGroup:
         self._writer = writer = LogWriter(self.storage, self._hard, self._written)
         self._writer_scope = scope = trio.CancelScope()
         self._reported_seq = self._reported_hard_seq = 0
-        self._told_fault = None
+        self._disk = DiskWatch(self._node.config.election_ms)
 
         async def run() -> None:
             with scope:
@@ -296,8 +296,7 @@ class RaftGroup:
         self._mending_for = INSTALLING if self._held else MENDING
         self._inbox.clear()
         self._calls.clear()
-        for feeder in self._feeders.values():
-            feeder.clear()
+        self._feeders.clear_all()
         barriers, self._barriers = self._barriers, {}
         for done in barriers.values():
             done(None)
@@ -356,43 +355,25 @@ class RaftGroup:
         if self._tick_due:
             self._tick_due = False
             core.tick(now_ms)
-            self._watch_disk(core, now_ms)
+            self._disk.look(core, writer, trio.current_time(), now_ms)
             self._host.ticked()
         if core.role is Role.LEADER:
             self._host.form_entries()
         self._route(core.ready())
 
-    def _watch_disk(self, core: RaftCore, now_ms: int) -> None:
-        fault = self._writer.fault
-        if fault is None:
-            busy = self._writer.busy_for_s(trio.current_time())
-            if busy > STALLED_S:
-                fault = StorageFault.STALLED
-            elif busy > 2 * self._node.config.election_ms / 1000:
-                fault = StorageFault.SLOW
-        self._tell_fault(core, fault, now_ms)
-
-    def _tell_fault(self, core: RaftCore, fault: StorageFault | None, now_ms: int) -> None:
-        if fault is self._told_fault or self._told_fault is StorageFault.FAILED:
-            return
-        self._told_fault = fault
-        if fault is None:
-            core.storage_recovered(now_ms)
-        else:
-            core.storage_failed(fault, now_ms)
-
     def _written(self) -> None:
         """The writer ended a write (or met a fault)."""
         if self._writer.fault is not None:
             fault = self._writer.fault
-            self._calls.append(lambda core, now_ms: self._tell_fault(core, fault, now_ms))
+            self._calls.append(lambda core, now_ms: self._disk.tell(core, fault, now_ms))
         self._wake.set()
 
     def _route(self, ready: Ready) -> None:
         group = self.settings.group
         for message in ready.send:
             if type(message) is AppendRequest:
-                self._feed(message)
+                assert self._nursery is not None, "messages leave while the group runs"
+                self._feeders.push(message, self._nursery)
             else:
                 link = self._members.link(message.to)
                 if link is not None:
@@ -421,32 +402,11 @@ class RaftGroup:
             for end in waiting:
                 end(ready.transfer)
 
-    # append requests
-
-    def _feed(self, request: AppendRequest) -> None:
-        feeder = self._feeders.get(request.to)
-        if feeder is None:
-            assert self._nursery is not None, "messages leave while the group runs"
-            feeder = Feeder(self.storage, self._pending, self._send_entries, self._found_damage)
-            self._feeders[request.to] = feeder
-            self._nursery.start_soon(feeder.run)
-        feeder.push(request)
-
     def _found_damage(self, error: StorageDamaged) -> None:
         self._wake.set()  # the loop looks at `storage.damage` first
 
     def _pending(self, first: int, last: int) -> Sequence[EntryLike]:
         return self.core.pending(first, last) if self.core is not None else ()
-
-    def _send_entries(self, request: AppendRequest, entries: Sequence[EntryLike]) -> None:
-        link = self._members.link(request.to)
-        if link is None:
-            return
-        fields = encode_message(request)
-        if entries:
-            link.send_data(self.settings.group, fields, [entry.data for entry in entries])
-        else:
-            link.send_control(self.settings.group, fields)
 
     # members and links
 
@@ -509,9 +469,7 @@ class RaftGroup:
         if node is None:
             return
         self._birth.lost(node)
-        feeder = self._feeders.get(node)
-        if feeder is not None:
-            feeder.clear()
+        self._feeders.clear(node)
         self._host.link_changed(node, up=False)
 
     def peer_gone(self, addr: Address) -> None:
