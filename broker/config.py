@@ -7,7 +7,8 @@ have is reported once, by name; keys of RocketMQ's that mean nothing here are ac
 
 Defaults are RocketMQ's unless the field says otherwise. Our own keys are few: `replicationStrategy`,
 `raftHeartbeatMs`, `raftElectionMs`, `raftUnsafeAsyncFlush`, `duplicateWindowSeconds`, `fileReservedSeconds`,
-`metricsPort`, `maxFrameSize`, `adminAllowFrom`, `webSocketEnable`, `webSocketAllowedOrigins`, `vipChannelEnable`.
+`metricsPort`, `maxFrameSize`, `adminAllowFrom`, `webSocketEnable`, `webSocketAllowedOrigins`, `vipChannelEnable`,
+`timerRollSeconds`.
 """
 
 # `_key` wraps `dataclasses.field`, and its defaults are immutable:
@@ -145,6 +146,26 @@ class BrokerConfig:
     property_filter: bool = _key("enablePropertyFilter", values.boolean(), True)
     """Whether SQL92 subscriptions are taken. On, unlike in RocketMQ: what one may cost is bounded here."""
     notify_ids_changed: bool = _key("notifyConsumerIdsChangedEnable", values.boolean(), True)
+
+    # --- transactions
+    reject_transactions: bool = _key("rejectTransactionMessage", values.boolean(), False)
+    transaction_timeout_ms: int = _key("transactionTimeOut", values.integer(100, 86_400_000, unit="ms"), 6_000)
+    """Age at which the producer of a half message is asked for the first time."""
+    transaction_check_interval_ms: int = _key(
+        "transactionCheckInterval", values.integer(100, 86_400_000, unit="ms"), 30_000
+    )
+    transaction_check_max: int = _key("transactionCheckMax", values.integer(1, 10_000), 15)
+    """Checks without an answer that decides, then the half message is given up."""
+
+    # --- any-time delay
+    timers: bool = _key("timerWheelEnable", values.boolean(), True)
+    timer_max_delay_s: int = _key(
+        "timerMaxDelaySec", values.integer(1, 100 * 366 * 86_400, unit="seconds"), 157_680_000
+    )
+    """Five years. (RocketMQ: three days.)"""
+    timer_roll_s: int = _key("timerRollSeconds", values.integer(1, 150_000, unit="seconds"), 129_600)
+    """A message that is due later than this is appended anew so often. Counts for the life of the group's log."""
+    recall: bool = _key("recallMessageEnable", values.boolean(), True)
 
     # --- limits
     max_message_bytes: int = _key("maxMessageSize", values.integer(1, 4 * _MIB, unit="bytes", sizes=True), 4 * _MIB)

@@ -30,6 +30,13 @@ class Counters:
     send_backs: int = 0
     dead_letters: int = 0
     delayed_delivered: int = 0
+    timers_delivered: int = 0
+    timers_rolled: int = 0
+    timers_recalled: int = 0
+    transactions_committed: int = 0
+    transactions_rolled_back: int = 0
+    transactions_checked: int = 0
+    transactions_given_up: int = 0
     offsets_committed: int = 0
     duplicates: int = 0
     forwarded_in: int = 0

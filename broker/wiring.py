@@ -29,6 +29,7 @@ from broker.processor.admin.topics import TopicAdmin
 from broker.processor.admin.upkeep import Upkeep
 from broker.processor.client_manage import ClientProcessor
 from broker.processor.consumer_manage import ConsumerProcessor
+from broker.processor.end_transaction import TransactionProcessor
 from broker.processor.leaderless import Leaderless
 from broker.processor.offsets import OffsetCommits
 from broker.processor.pull_message import PullProcessor
@@ -37,6 +38,7 @@ from broker.processor.registry import Dispatcher
 from broker.processor.routes import Lanes, Processors, make_routes
 from broker.processor.send_back import SendBackProcessor
 from broker.processor.send_message import SendProcessor
+from broker.processor.timers import TimerProcessor
 from broker.replication.base import GroupFailed, Replicator
 from broker.replication.ha.config import HaConfig
 from broker.replication.intake import Intake, IntakeConfig
@@ -52,11 +54,15 @@ from broker.service.leases import Leases
 from broker.service.live_config import LiveConfig, creation_rules, retention_rules
 from broker.service.long_polling import LongPolling
 from broker.service.members import Members
+from broker.service.placing import Placing
 from broker.service.registration import Registration
 from broker.service.schedule import ScheduleService
 from broker.service.statistics import Statistics
 from broker.service.system_topics import create_system_topics
 from broker.service.terms import Terms
+from broker.service.timer import TimerService
+from broker.service.transaction import TransactionChecks
+from broker.service.wheel import Wheel
 from broker.store.message_store import MessageStore, StoreConfig
 from trimq.errors import BadRequest
 from trimq.message.ids import IdSource, host_bytes
@@ -211,6 +217,10 @@ class Wiring:
         pending = PendingCollector(intake, replicator, forwarder)
         holds = HoldTable(total_max=config.held_pulls_max)
         schedule = ScheduleService(config.delay_levels_ms, state, store, intake, replicator, self.env.clock, counters)
+        wheel = Wheel(config.timer_roll_s * 1000)
+        placing = Placing(config, intake, wheel, self.env.clock)
+        timer = TimerService(wheel, state, store, intake, replicator, self.env.clock, counters)
+        checks = TransactionChecks(config, state, store, intake, replicator, clients, self.env.clock, counters)
         commits = OffsetCommits(intake, counters)
         pulls = PullProcessor(config, state, store, intake, replicator, clients, commits, holds, lanes.disk, counters)
         polling = LongPolling(holds, pulls.look)
@@ -231,7 +241,7 @@ class Wiring:
             started_ms=self.env.clock.wall_ms(),
         )
         processors = Processors(
-            send=SendProcessor(config, intake, counters),
+            send=SendProcessor(config, intake, placing, counters),
             pull=pulls,
             offsets=commits,
             send_back=SendBackProcessor(
@@ -242,6 +252,8 @@ class Wiring:
                 counters,
                 self.env.rng(f"{config.broker_name}/{config.node_id}", "send-back"),
             ),
+            timers=TimerProcessor(config, state, store, intake, replicator, timer, self.env.clock, counters),
+            transactions=TransactionProcessor(store, intake, replicator, placing, self.env.clock, counters),
             clients=ClientProcessor(config, clients, members, intake, replicator, registration),
             consumers=ConsumerProcessor(config, state, store, intake, replicator, members, leases, pending),
             query=QueryProcessor(state, store, replicator),
@@ -252,7 +264,8 @@ class Wiring:
         leaderless.unpack(store.log.marks.values.pending)
         store.pending = leaderless.pack
         dispatcher = Dispatcher(replicator, forwarder, make_routes(processors, lanes), leaderless, calls.answered)
-        state.on_touched += [polling.touched, schedule.touched]
+        state.on_touched += [polling.touched, schedule.touched, timer.touched]
+        store.waiting += [schedule.oldest_position, timer.oldest_position, checks.oldest_position]
         state.on_topic_removed.append(store.queues.drop_topic)
         on_close: list[Callable[[Connection], None]] = [processors.clients.closed, holds.closed, calls.closed]
         if forwarder is not None:
@@ -265,6 +278,8 @@ class Wiring:
                 pending.run_term,
                 partial(create_system_topics, config, intake),
                 schedule.run_term,
+                timer.run_term,
+                checks.run_term,
                 members.run_term,
                 members.expire_inherited,
                 partial(log_in_sync, state, intake, replicator),

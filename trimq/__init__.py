@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from trimq.client.push_consumer import PushConsumer
     from trimq.client.received import DeadLetter, Received, Retry
     from trimq.client.send_stream import SendStream
+    from trimq.client.transaction import Outcome, Transaction
 
 __all__ = [
     "Admin",
@@ -41,6 +42,7 @@ __all__ = [
     "Client",
     "DeadLetter",
     "Message",
+    "Outcome",
     "Producer",
     "PullConsumer",
     "PushConsumer",
@@ -54,6 +56,7 @@ __all__ = [
     "Sql",
     "Start",
     "Tag",
+    "Transaction",
     "connect",
     "errors",
 ]
@@ -64,6 +67,7 @@ _HOME = {
     "Client": "trimq.client.client",
     "DeadLetter": "trimq.client.received",
     "Message": "trimq.client.model",
+    "Outcome": "trimq.client.transaction",
     "Producer": "trimq.client.producer",
     "PullConsumer": "trimq.client.pull_consumer",
     "PushConsumer": "trimq.client.push_consumer",
@@ -77,6 +81,7 @@ _HOME = {
     "Sql": "trimq.client.model",
     "Start": "trimq.client.model",
     "Tag": "trimq.client.model",
+    "Transaction": "trimq.client.transaction",
     "connect": "trimq.client.client",
 }
 

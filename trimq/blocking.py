@@ -17,21 +17,25 @@ asynchronous client. Where a cancel scope would set a deadline there, calls take
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, cast
 
 import anyio
 import anyio.from_thread
 import anyio.to_thread
 from anyio.from_thread import BlockingPortal
 
+from trimq import outbox
 from trimq.client import client as asynchronous
 from trimq.client.admin import Admin as AsyncAdmin
 from trimq.client.admin import Cluster, Lag, Topic
+from trimq.client.dead_letters import Buried, Edit, Redriven
+from trimq.client.dead_letters import DeadLetters as AsyncDeadLetters
 from trimq.client.model import (
     EVERYTHING,
     Batch,
@@ -52,6 +56,9 @@ from trimq.client.received import DeadLetter, Retry
 from trimq.client.received import Received as AsyncReceived
 from trimq.client.route import Route
 from trimq.client.send_stream import SendStream as AsyncSendStream
+from trimq.client.timers import Timed
+from trimq.client.transaction import Outcome
+from trimq.client.transaction import Transaction as AsyncTransaction
 
 __all__ = [
     "Admin",
@@ -59,6 +66,7 @@ __all__ = [
     "Client",
     "DeadLetter",
     "Message",
+    "Outcome",
     "Producer",
     "PullConsumer",
     "PushConsumer",
@@ -71,6 +79,7 @@ __all__ = [
     "Sql",
     "Start",
     "Tag",
+    "Transaction",
     "connect",
 ]
 
@@ -92,6 +101,16 @@ class _Portal:
                 return await work()
 
         return self.portal.call(bounded)
+
+    def iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
+        """The items of an asynchronous iterator, each asked for when it is wanted."""
+        end = object()
+
+        async def following() -> object:
+            return await anext(items, end)
+
+        while (item := self.portal.call(following)) is not end:
+            yield cast(T, item)
 
 
 class Received:
@@ -191,6 +210,43 @@ class SendStream:
         self._portal.call(self._stream.drain, timeout)
 
 
+class Transaction:
+    """See `trimq.Transaction`. Leaving its `with` block commits; an exception rolls back."""
+
+    def __init__(self, transaction: AsyncTransaction, portal: _Portal) -> None:
+        self._transaction = transaction
+        self._portal = portal
+
+    @property
+    def id(self) -> str:
+        return self._transaction.id
+
+    @property
+    def receipt(self) -> Receipt | None:
+        return self._transaction.receipt
+
+    def commit(self, *, timeout: float | None = None) -> None:
+        """Make the message visible."""
+        self._portal.call(self._transaction.commit, timeout)
+
+    def rollback(self, *, timeout: float | None = None) -> None:
+        """Drop the message."""
+        self._portal.call(self._transaction.rollback, timeout)
+
+    def unknown(self) -> None:
+        """Decide nothing here: the broker will ask `check`."""
+        self._transaction.unknown()
+
+    def __enter__(self) -> Self:
+        self._portal.call(self._transaction.__aenter__)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._portal.call(partial(self._transaction.__aexit__, kind, error, trace))
+
+
 class Producer:
     """See `trimq.Producer`."""
 
@@ -217,6 +273,14 @@ class Producer:
         """Send without waiting for each receipt; leaving the block waits for all."""
         with self._portal.portal.wrap_async_context_manager(self._producer.stream()) as stream:
             yield SendStream(stream, self._portal)
+
+    def recall(self, receipt: Receipt, /) -> bool:
+        """Cancel a message with `delay` or `at`; False when it does not wait (any more)."""
+        return self._portal.call(partial(self._producer.recall, receipt))
+
+    def transaction(self, message: Message, /, *, queue: Queue | None = None) -> Transaction:
+        """A message that becomes visible only when the `with` block is left without an exception."""
+        return Transaction(self._producer.transaction(message, queue=queue), self._portal)
 
     def queues(self, topic: str) -> Sequence[Queue]:
         """The queues that `send` chooses from."""
@@ -363,6 +427,28 @@ class PullConsumer:
         self._portal.call(partial(self._consumer.commit, offsets))
 
 
+class DeadLetters:
+    """See `trimq.client.dead_letters.DeadLetters`."""
+
+    def __init__(self, letters: AsyncDeadLetters, portal: _Portal) -> None:
+        self._letters = letters
+        self._portal = portal
+
+    def read(self, *, again: bool = True) -> Iterator[Buried]:
+        """All dead letters, or those that were not redriven."""
+        return self._portal.iterate(self._letters.read(again=again))
+
+    def redrive(
+        self,
+        letters: Sequence[Buried] | None = None,
+        *,
+        to: Literal["group", "topic"] = "group",
+        edit: Edit | None = None,
+    ) -> Iterator[Redriven]:
+        """Send dead letters again: these, or all that were not redriven before."""
+        return self._portal.iterate(self._letters.redrive(letters, to=to, edit=edit))
+
+
 class Admin:
     """See `trimq.Admin`."""
 
@@ -386,9 +472,39 @@ class Admin:
         """How far a consumer group is."""
         return self._portal.call(partial(self._admin.lag, group))
 
+    @contextmanager
+    def dead_letters(self, group: str) -> Iterator[DeadLetters]:
+        """What this consumer group gave up on, for the length of the block."""
+        with self._portal.portal.wrap_async_context_manager(self._admin.dead_letters(group)) as letters:
+            yield DeadLetters(letters, self._portal)
+
+    def timers(self, topic: str | None = None, *, limit: int = 1_000) -> Sequence[Timed]:
+        """Messages that wait for their time."""
+        return self._portal.call(partial(self._admin.timers, topic, limit=limit))
+
+    def cancel_timer(self, timed: Timed) -> bool:
+        """Cancel one of them; False when it does not wait any more."""
+        return self._portal.call(partial(self._admin.cancel_timer, timed))
+
     def cluster(self) -> Cluster:
         """All replica groups and their addresses."""
         return self._portal.call(self._admin.cluster)
+
+
+class Relay:
+    """See `trimq.outbox.Relay`."""
+
+    def __init__(self, relay: outbox.Relay, portal: _Portal) -> None:
+        self._relay = relay
+        self._portal = portal
+
+    def notify(self) -> None:
+        """A transaction with messages was committed: send them now."""
+        self._portal.portal.call(self._relay.notify)
+
+    def drain(self, *, timeout: float | None = None) -> None:
+        """Return when nothing waits."""
+        self._portal.call(self._relay.drain, timeout)
 
 
 class Client:
@@ -406,8 +522,20 @@ class Client:
         return self._portal.call(partial(self._client.send, topic, body, **fields), timeout)
 
     @contextmanager
-    def producer(self, group: str = asynchronous.DEFAULT_PRODUCER, **options: Any) -> Iterator[Producer]:
-        """A producer of its own; options as `trimq.Client.producer`."""
+    def producer(
+        self,
+        group: str = asynchronous.DEFAULT_PRODUCER,
+        *,
+        check: Callable[[Received], Outcome] | None = None,
+        **options: Any,
+    ) -> Iterator[Producer]:
+        """A producer of its own; options as `trimq.Client.producer`. `check` is called in a worker thread."""
+        if check is not None:
+
+            async def in_thread(message: AsyncReceived) -> Outcome:
+                return await anyio.to_thread.run_sync(check, Received(message, self._portal))
+
+            options["check"] = in_thread
         with self._portal.portal.wrap_async_context_manager(self._client.producer(group, **options)) as producer:
             yield Producer(producer, self._portal)
 
@@ -437,6 +565,12 @@ class Client:
         )
         with self._portal.portal.wrap_async_context_manager(consumer) as opened:
             yield PushConsumer(opened, self._portal)
+
+    @contextmanager
+    def outbox(self, path: str | Path) -> Iterator[Relay]:
+        """Send what is in the outbox of an SQLite database (`trimq.outbox`) while the block runs."""
+        with self._portal.portal.wrap_async_context_manager(outbox.open_relay(self._client, path)) as relay:
+            yield Relay(relay, self._portal)
 
     @contextmanager
     def pull(self, group: str | None = None) -> Iterator[PullConsumer]:

@@ -15,9 +15,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import ClassVar, NamedTuple, TypeAlias
 
 import cbor2
+
+from broker.metadata.op_fields import (
+    I64_MAX,
+    ID_MAX,
+    QUEUE_MAX,
+    Raw,
+    Scalar,
+    boolean,
+    integer,
+    scalar,
+    text,
+    texts,
+)
+from broker.metadata.timer_ops import TimerCancel, TimerDone
+from broker.metadata.transaction_ops import Half, HalfChecked, HalfEnd
 
 __all__ = [
     "FORMAT",
@@ -54,13 +69,7 @@ __all__ = [
 FORMAT = 1
 OP_BYTES_MAX = 8 << 20
 """No op may be larger than the largest entry."""
-_ID_MAX = (1 << 31) - 1
-_QUEUE_MAX = 0xFFFF
-_I64_MAX = (1 << 63) - 1
 _U64_MAX = (1 << 64) - 1
-
-Scalar: TypeAlias = int | str | bytes
-Raw: TypeAlias = Any  # what CBOR decodes to, before it is checked
 
 
 class ControlError(Exception):
@@ -83,7 +92,7 @@ def tid_of(key: int) -> int:
 
 def queue_of(key: int) -> int:
     """The queue number of a queue key."""
-    return key & _QUEUE_MAX
+    return key & QUEUE_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,15 +128,15 @@ class TopicPut:
     def read(cls, raw: Sequence[Raw]) -> TopicPut:
         tid, name, read, write, perm, filter_type, sys_flag, order, attributes = raw
         return cls(
-            _int(tid, 1, _ID_MAX),
-            _str(name),
-            _int(read, 0, _QUEUE_MAX + 1),
-            _int(write, 0, _QUEUE_MAX + 1),
-            _int(perm),
-            _int(filter_type),
-            _int(sys_flag),
-            _bool(order),
-            _texts(attributes),
+            integer(tid, 1, ID_MAX),
+            text(name),
+            integer(read, 0, QUEUE_MAX + 1),
+            integer(write, 0, QUEUE_MAX + 1),
+            integer(perm),
+            integer(filter_type),
+            integer(sys_flag),
+            boolean(order),
+            texts(attributes),
         )
 
 
@@ -144,7 +153,7 @@ class TopicDel:
     @classmethod
     def read(cls, raw: Sequence[Raw]) -> TopicDel:
         (tid,) = raw
-        return cls(_int(tid, 1, _ID_MAX))
+        return cls(integer(tid, 1, ID_MAX))
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +173,7 @@ class GroupPut:
         gid, name, settings = raw
         if not isinstance(settings, Mapping):
             raise ValueError(f"settings are {settings!r}")
-        return cls(_int(gid, 1, _ID_MAX), _str(name), {_str(k): _scalar(v) for k, v in settings.items()})
+        return cls(integer(gid, 1, ID_MAX), text(name), {text(k): scalar(v) for k, v in settings.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +190,7 @@ class GroupDel:
     @classmethod
     def read(cls, raw: Sequence[Raw]) -> GroupDel:
         gid, drop = raw
-        return cls(_int(gid, 1, _ID_MAX), _bool(drop))
+        return cls(integer(gid, 1, ID_MAX), boolean(drop))
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +206,7 @@ class OffsetsPut:
     @classmethod
     def read(cls, raw: Sequence[Raw]) -> OffsetsPut:
         (rows,) = raw
-        return cls([(_int(g), _int(t), _int(q, 0, _QUEUE_MAX), _int(o)) for g, t, q, o in rows])
+        return cls([(integer(g), integer(t), integer(q, 0, QUEUE_MAX), integer(o)) for g, t, q, o in rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +224,7 @@ class Reset:
     @classmethod
     def read(cls, raw: Sequence[Raw]) -> Reset:
         gid, rows, who = raw
-        return cls(_int(gid), [(_int(t), _int(q, 0, _QUEUE_MAX), _int(o)) for t, q, o in rows], _str(who))
+        return cls(integer(gid), [(integer(t), integer(q, 0, QUEUE_MAX), integer(o)) for t, q, o in rows], text(who))
 
 
 class ProducerRun(NamedTuple):
@@ -258,7 +267,7 @@ class OwnRecords:
     @classmethod
     def read(cls, raw: Sequence[Raw]) -> OwnRecords:
         (rows,) = raw
-        return cls([(_int(first), _int(count)) for first, count in rows])
+        return cls([(integer(first), integer(count)) for first, count in rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +284,7 @@ class MembersPut:
     @classmethod
     def read(cls, raw: Sequence[Raw]) -> MembersPut:
         gid, clients = raw
-        return cls(_int(gid), tuple(_str(each) for each in clients))
+        return cls(integer(gid), tuple(text(each) for each in clients))
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +302,7 @@ class Locks:
     @classmethod
     def read(cls, raw: Sequence[Raw]) -> Locks:
         gid, client, rows = raw
-        return cls(_int(gid), _str(client), [(_int(t), _int(q, 0, _QUEUE_MAX)) for t, q in rows])
+        return cls(integer(gid), text(client), [(integer(t), integer(q, 0, QUEUE_MAX)) for t, q in rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,10 +320,10 @@ class Progress:
     @classmethod
     def read(cls, raw: Sequence[Raw]) -> Progress:
         kind, key, value = raw
-        checked = _scalar(key)
+        checked = scalar(key)
         if isinstance(checked, bytes):
             raise ValueError("the key is bytes")
-        return cls(_str(kind), checked, _scalar(value))
+        return cls(text(kind), checked, scalar(value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,7 +341,7 @@ class ConfigPut:
     @classmethod
     def read(cls, raw: Sequence[Raw]) -> ConfigPut:
         key, value, who = raw
-        return cls(_str(key), _str(value), _str(who))
+        return cls(text(key), text(value), text(who))
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,7 +359,7 @@ class InSync:
     @classmethod
     def read(cls, raw: Sequence[Raw]) -> InSync:
         epoch, replicas, required = raw
-        return cls(_int(epoch), tuple(_str(each) for each in replicas), _int(required))
+        return cls(integer(epoch), tuple(text(each) for each in replicas), integer(required))
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,7 +375,7 @@ class Feature:
     @classmethod
     def read(cls, raw: Sequence[Raw]) -> Feature:
         (level,) = raw
-        return cls(_int(level))
+        return cls(integer(level))
 
 
 Op: TypeAlias = (
@@ -384,6 +393,11 @@ Op: TypeAlias = (
     | ConfigPut
     | InSync
     | Feature
+    | Half
+    | HalfEnd
+    | HalfChecked
+    | TimerDone
+    | TimerCancel
 )
 
 _READERS: dict[int, Callable[[Sequence[Raw]], Op]] = {
@@ -401,6 +415,11 @@ _READERS: dict[int, Callable[[Sequence[Raw]], Op]] = {
     ConfigPut.code: ConfigPut.read,
     InSync.code: InSync.read,
     Feature.code: Feature.read,
+    Half.code: Half.read,
+    HalfEnd.code: HalfEnd.read,
+    HalfChecked.code: HalfChecked.read,
+    TimerDone.code: TimerDone.read,
+    TimerCancel.code: TimerCancel.read,
 }
 
 LEVEL_OF: Mapping[int, int] = dict.fromkeys(_READERS, 1)
@@ -467,41 +486,11 @@ def _run(row: Sequence[Raw]) -> ProducerRun:
     if (
         type(pid) is type(epoch) is type(first) is type(size) is type(floor) is type(ordinal) is int
         and 0 <= pid <= _U64_MAX
-        and 0 <= epoch <= _I64_MAX
-        and 0 <= first <= _I64_MAX
-        and 0 < size <= _QUEUE_MAX
-        and 0 <= floor <= _I64_MAX
-        and 0 <= ordinal <= _QUEUE_MAX
+        and 0 <= epoch <= I64_MAX
+        and 0 <= first <= I64_MAX
+        and 0 < size <= QUEUE_MAX
+        and 0 <= floor <= I64_MAX
+        and 0 <= ordinal <= QUEUE_MAX
     ):
         return run
     raise ValueError(f"{list(row)!r:.120} is no producer run")
-
-
-def _int(value: Raw, low: int = 0, high: int = _I64_MAX) -> int:
-    if type(value) is not int or not low <= value <= high:
-        raise ValueError(f"{value!r:.40} is not an integer of {low}..{high}")
-    return value
-
-
-def _str(value: Raw) -> str:
-    if type(value) is not str:
-        raise ValueError(f"{value!r:.40} is not a text")
-    return value
-
-
-def _bool(value: Raw) -> bool:
-    if type(value) is not bool:
-        raise ValueError(f"{value!r:.40} is not a boolean")
-    return value
-
-
-def _scalar(value: Raw) -> Scalar:
-    if type(value) is int or type(value) is str or type(value) is bytes:
-        return value
-    raise ValueError(f"{value!r:.40} is neither integer nor text nor bytes")
-
-
-def _texts(value: Raw) -> dict[str, str]:
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{value!r:.40} is not a map")
-    return {_str(name): _str(text) for name, text in value.items()}

@@ -29,7 +29,9 @@ from broker.metadata.producers import Producers, Run, pack_positions
 from broker.metadata.progress import ProgressTable
 from broker.metadata.settings import Settings
 from broker.metadata.tables import Applied
+from broker.metadata.timers import Timers
 from broker.metadata.topics import Topics
+from broker.metadata.transactions import Transactions
 from broker.store.entry import Entry, EntryKind
 from trimq.message.properties import get as get_property
 
@@ -105,6 +107,14 @@ class GroupState:
     @property
     def settings(self) -> Settings:
         return self.tables.settings
+
+    @property
+    def timers(self) -> Timers:
+        return self.tables.timers
+
+    @property
+    def transactions(self) -> Transactions:
+        return self.tables.transactions
 
     # --- what the dispatcher calls
 
@@ -198,6 +208,8 @@ class GroupState:
             "locks": self.locks.flat(),
             "progress": self.progress.flat(),
             "settings": self.settings.flat(),
+            "timers": self.timers.flat(),
+            "transactions": self.transactions.flat(),
             "producers": self.producers.flat(),
             "ids": self.id_window.flat(),
         }
@@ -245,6 +257,8 @@ class GroupState:
             "locks": self.locks,
             "progress": self.progress,
             "settings": self.settings,
+            "timers": self.timers,
+            "transactions": self.transactions,
             "producers": self.producers,
             "ids": self.id_window,
         }
@@ -258,6 +272,8 @@ _ENCODERS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "locks": Locks.encode,
     "progress": ProgressTable.encode,
     "settings": Settings.encode,
+    "timers": Timers.encode,
+    "transactions": Transactions.encode,
     "producers": Producers.encode,
     "ids": IdWindow.encode,
 }

@@ -33,7 +33,11 @@ from broker.metadata.ops import Locks as LocksOp
 from broker.metadata.overlay import OverlayDict, Stamp
 from broker.metadata.progress import ProgressTable
 from broker.metadata.settings import Settings
+from broker.metadata.timer_ops import TimerCancel, TimerDone
+from broker.metadata.timers import Timers
 from broker.metadata.topics import Topics
+from broker.metadata.transaction_ops import Half, HalfChecked, HalfEnd
+from broker.metadata.transactions import Transactions
 
 __all__ = ["Applied", "Overlaid", "Tables"]
 
@@ -41,7 +45,7 @@ __all__ = ["Applied", "Overlaid", "Tables"]
 class Tables:
     """One set of tables."""
 
-    __slots__ = ("groups", "locks", "members", "offsets", "progress", "settings", "topics")
+    __slots__ = ("groups", "locks", "members", "offsets", "progress", "settings", "timers", "topics", "transactions")
 
     topics: Topics
     groups: Groups
@@ -50,6 +54,8 @@ class Tables:
     locks: Locks
     progress: ProgressTable
     settings: Settings
+    timers: Timers
+    transactions: Transactions
 
     def apply(self, op: Op, log_time: int) -> None:
         """Change the tables as `op` says. Never refuses: whether an op may be written was decided before."""
@@ -87,6 +93,10 @@ class Tables:
                 self.settings.put_in_sync(op)
             case Feature(level=level):
                 self.settings.raise_feature(level)
+            case Half() | HalfEnd() | HalfChecked():
+                self.transactions.apply(op, log_time)
+            case TimerDone() | TimerCancel():
+                self.timers.apply(op)
             case Producers() | OwnRecords():
                 pass  # with the records of the entry
 
@@ -106,6 +116,8 @@ class Applied(Tables):
         self.locks = Locks()
         self.progress = ProgressTable()
         self.settings = Settings()
+        self.timers = Timers()
+        self.transactions = Transactions()
 
 
 class _Forgetful(Protocol):
@@ -138,8 +150,15 @@ class Overlaid(Tables):
         self.progress = ProgressTable(values)
         settings = OverlayDict(base.settings.values, stamp)
         self.settings = Settings(settings)
+        halves = OverlayDict(base.transactions.open, stamp)
+        ended = OverlayDict(base.transactions.ended, stamp)
+        self.transactions = Transactions(halves, ended)
+        wheel = OverlayDict(base.timers.queues, stamp)
+        cancelled = OverlayDict(base.timers.cancelled, stamp)
+        self.timers = Timers(wheel, cancelled)
         self._overlays: list[_Forgetful] = [
-            names, ids, group_names, group_ids, retired, members, owners, values, settings, self.offsets,
+            names, ids, group_names, group_ids, retired, members, owners, values, settings, halves, ended,
+            wheel, cancelled, self.offsets,
         ]  # fmt: skip
 
     def catch_up(self) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from broker.processor.admin.routes import Administration, admin_routes
 from broker.processor.client_manage import ClientProcessor
 from broker.processor.consumer_manage import ConsumerProcessor
+from broker.processor.end_transaction import TransactionProcessor
 from broker.processor.lane import Lane
 from broker.processor.offsets import OffsetCommits
 from broker.processor.pull_message import PullProcessor
@@ -18,6 +19,7 @@ from broker.processor.query_message import QueryProcessor
 from broker.processor.registry import Needs, Route, hot, slow
 from broker.processor.send_back import SendBackProcessor
 from broker.processor.send_message import SendProcessor
+from broker.processor.timers import TimerProcessor
 from trimq.wire.codes import RequestCode as Code
 from trimq.wire.requests import decode_pull, decode_send, decode_update_offset
 
@@ -58,6 +60,8 @@ class Processors:
     pull: PullProcessor
     offsets: OffsetCommits
     send_back: SendBackProcessor
+    timers: TimerProcessor
+    transactions: TransactionProcessor
     clients: ClientProcessor
     consumers: ConsumerProcessor
     query: QueryProcessor
@@ -87,6 +91,12 @@ def make_routes(serving: Processors, lanes: Lanes) -> Mapping[int, Route]:
         Code.CHECK_CLIENT_CONFIG: slow(serving.clients.check_client, client),
         Code.HELLO: slow(serving.clients.hello, client),
         Code.CONSUMER_SEND_MSG_BACK: slow(serving.send_back.send_back, client, Needs.ADMITTING),
+        # transactions
+        Code.END_TRANSACTION: slow(serving.transactions.end, client, leader),
+        Code.RESUME_CHECK_HALF_MESSAGE: slow(serving.transactions.resume, admin, leader),
+        # timed messages
+        Code.RECALL_MESSAGE: slow(serving.timers.recall, client, leader),
+        Code.LIST_TIMERS: slow(serving.timers.list_waiting, query, leader),
         # consumers, at the ready leader
         Code.GET_CONSUMER_LIST_BY_GROUP: slow(consumers.consumer_list, client, leader),
         Code.QUERY_CONSUMER_OFFSET: slow(consumers.query_offset, client, leader),

@@ -10,12 +10,16 @@ from __future__ import annotations
 from broker.config import BrokerConfig
 from broker.metadata.group_settings import settings_of
 from broker.metadata.topics import TopicInfo
+from broker.metadata.transactions import OPEN_MAX
 from broker.metrics import Counters
 from broker.processor.request import Refused, Typed, later
 from broker.replication.base import ReplyTo
 from broker.replication.intake import Intake
 from broker.replication.requests import NO_HOST, PutMessage
-from broker.service.delay import PROPERTIES_MAX, delayed
+from broker.service.delay import PROPERTIES_MAX
+from broker.service.half import HALF_TOPIC, halve
+from broker.service.placing import Placing
+from broker.service.timed import TIMER_KEYS
 from trimq.errors import BadName, BadRequest, RecordError
 from trimq.message import names, properties
 from trimq.message.batch import iter_batch
@@ -28,17 +32,15 @@ __all__ = ["SendProcessor"]
 MAX_RECONSUME_VERSION = 121
 """V3_4_9: from here on a client's own maxReconsumeTimes counts."""
 
-_TIMER = ("TIMER_DELAY_SEC", "TIMER_DELAY_MS", "TIMER_DELIVER_MS")
-
 
 class SendProcessor:
     """Takes sends of one replica. Register it for a leader that admits."""
 
-    def __init__(self, config: BrokerConfig, intake: Intake, counters: Counters) -> None:
+    def __init__(self, config: BrokerConfig, intake: Intake, placing: Placing, counters: Counters) -> None:
         self._config = config
         self._intake = intake
+        self._placing = placing
         self._counters = counters
-        self._real_queue = 0
 
     def send(self, request: Typed[SendHeader], reply: ReplyTo) -> bytes | None:
         """Admit one send; the intake answers. Raises `Refused` before anything is placed."""
@@ -110,8 +112,8 @@ class SendProcessor:
 
     def _put(self, head: PutMessage, request: Typed[SendHeader], reply: ReplyTo) -> None:
         text = request.header.properties
-        # Three scans over a short string are cheaper than parsing it; only the few that hit are parsed.
-        if "TRAN_MSG" in text or "DELAY" in text or "TIMER_" in text:
+        # Four scans over a short string are cheaper than parsing it; only the few that hit are parsed.
+        if "TRAN_MSG" in text or "DELAY" in text or "TIMER_" in text or "__STARTDELIVERTIME" in text:
             self._special(head, text)
         self._intake.put(head, later(request, reply, ours=head.sequence is not None))
         self._counters.put_messages += 1
@@ -120,28 +122,26 @@ class SendProcessor:
     def _special(self, head: PutMessage, text: str) -> None:
         """Half messages, delay levels, timers: by their properties."""
         found = properties.parse(text)
-        if found.get("TRAN_MSG") == "true":
+        if found.get("TRAN_MSG", "").lower() == "true" and not (head.reconsume_times and found.get("DELAY")):
+            self._half(head, found)
+        else:
+            self._placing.place(head, found)
+
+    def _half(self, head: PutMessage, found: dict[str, str]) -> None:
+        if self._config.reject_transactions:
             raise Refused(
                 ResponseCode.NO_PERMISSION,
-                "this broker does not take transactional messages yet: send without a transaction",
+                f"the broker {self._config.broker_name} takes no transactional messages (rejectTransactionMessage)",
             )
-        level = _level(found.get("DELAY", ""), len(self._config.delay_levels_ms))
-        if level > 0:
-            self._delay(head, found, level)
-        elif any(key in found for key in _TIMER):
+        open_halves = len(self._intake.state.transactions.open)
+        if open_halves >= OPEN_MAX:
             raise Refused(
-                ResponseCode.MESSAGE_ILLEGAL,
-                "this broker does not take timer messages yet: use a delay level (property DELAY) instead",
+                ResponseCode.SYSTEM_BUSY,
+                f"{open_halves} transactions of this group are undecided, the limit: end some of them first",
             )
-
-    def _delay(self, head: PutMessage, found: dict[str, str], level: int) -> None:
-        topic = head.topic
-        info = self._intake.ensure_topic(topic, default_topic=head.default_topic, default_queues=head.default_queues)
-        queue = head.queue_id
-        if queue < 0:
-            self._real_queue += 1
-            queue = self._real_queue % max(1, info.write_queues)
-        delayed(head, found, level, topic.decode(), queue)
+        if self._intake.view.topic(HALF_TOPIC.encode()) is None:
+            raise Refused(ResponseCode.SERVICE_NOT_AVAILABLE, "this group is being formed: try again in a moment")
+        halve(head, found, self._placing.queue_of(head))
 
     def _put_batch(self, head: PutMessage, request: Typed[SendHeader], reply: ReplyTo) -> None:
         try:
@@ -193,13 +193,6 @@ def _born_host(peer: str) -> bytes:
         return NO_HOST  # not a network address: an in-memory link of a test
 
 
-def _level(text: str, highest: int) -> int:
-    try:
-        return min(int(text), highest) if text else 0
-    except ValueError:
-        return 0
-
-
 def _check_queue(queue_id: int, info: TopicInfo) -> None:
     queues = max(info.read_queues, info.write_queues)
     if queue_id >= queues:
@@ -210,11 +203,11 @@ def _check_queue(queue_id: int, info: TopicInfo) -> None:
 
 
 def _in_batch_forbidden(raw: bytes) -> bool:
-    if b"DELAY" not in raw and b"TRAN_MSG" not in raw and b"TIMER_" not in raw:
+    if not any(word in raw for word in (b"DELAY", b"TRAN_MSG", b"TIMER_", b"__STARTDELIVERTIME")):
         return False
     found = properties.parse(raw)
     return (
         found.get("TRAN_MSG") == "true"
         or found.get("DELAY", "0") not in ("", "0")
-        or any(key in found for key in _TIMER)
+        or any(key in found for key in TIMER_KEYS)
     )

@@ -39,6 +39,7 @@ class SendAnswers:
         transaction_id: str = "",
         *,
         duplicate: bool = False,
+        recall_handle: str = "",
     ) -> bytes:
         """The answer to a send whose messages lie at `positions`; `queue_offset` is the first one's."""
         if answer.ok_frame is not None:
@@ -54,6 +55,7 @@ class SendAnswers:
             region=self._region,
             trace_on=self._trace_on,
             dup=duplicate,
+            recall_handle=recall_handle,
         )
 
     def stored_one(self, answer: Answer, queue_id: int, queue_offset: int, position: int) -> bytes:

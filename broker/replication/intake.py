@@ -27,13 +27,14 @@ from broker.metadata.groups import GroupInfo
 from broker.metadata.ops import GroupDel, GroupPut, Op, Scalar, TopicDel, TopicPut, encode_op, key_of
 from broker.metadata.state import GroupState
 from broker.metadata.topics import MULTI_TAG, TopicInfo
+from broker.replication.answers import plain_ok
 from broker.replication.base import NotLeader, Outcome, Replies, Settled, Verdict
 from broker.replication.control import check_ops, create_group, create_topic, topic_change
 from broker.replication.leader_view import QueueEnds
 from broker.replication.offset_commits import tell_all
 from broker.replication.once import KeyLookup, LogView
 from broker.replication.open_batch import OWN_BYTES, OpenBatch
-from broker.replication.requests import Answer, OutcomeUnknown, ProducerSequence, PutMessage, Refused
+from broker.replication.requests import MARK_BYTES, Answer, OutcomeUnknown, ProducerSequence, PutMessage, Refused
 from broker.replication.sends import Sends
 from broker.replication.terms import IntakeConfig, IntakeStatistics, Term, illegal
 from trimq.errors import BadRequest
@@ -85,14 +86,16 @@ class Intake(Sends):
         answer: Answer | None = None,
         *,
         ops: Sequence[Op] = (),
+        mark: Callable[[int, int, int], Op] | None = None,
         settled: Callable[[Outcome], None] | None = None,
     ) -> None:
         """Messages of any topics and ops in one entry: all or none. Not judged for duplicates.
 
-        `settled` is told the outcome of the entry. The topics must exist or be created by `ops`. Raises as `put` does.
+        `mark` makes one more op from queue, queue offset and position of the first message. `settled` is told the
+        outcome of the entry. The topics must exist or be created by `ops`. Raises as `put` does.
         """
         if not reqs:
-            self._put_ops(ops, settled=settled)
+            self._put_ops(ops, settled=settled, answer=answer)
             return
         term = self._leading()
         if not all(req.own and req.sequence is None for req in reqs):
@@ -103,7 +106,7 @@ class Intake(Sends):
         encoded = [encode_op(op) for op in ops]
         created = {op.name.encode(): op for op in ops if isinstance(op, TopicPut)}
         infos = [self._own_topic(term, created, req.topic) for req in reqs]
-        need = sum(map(len, encoded)) + OWN_BYTES
+        need = sum(map(len, encoded)) + OWN_BYTES + MARK_BYTES
         need += sum(record_size(len(req.topic), len(req.body), len(req.properties), HOST_MASK) for req in reqs)
         batch = self._reserve(term, need, len(reqs))
         records, ends, places = self._pack_own(term, batch, reqs, infos)
@@ -112,6 +115,8 @@ class Intake(Sends):
         for record in records:
             batch.add_record(record)
         term.view.next.update(ends)
+        if mark is not None:
+            self._add_mark(term, batch, mark(*places[0]))
         self.statistics.stored += len(records)
         if settled is not None:
             batch.callbacks.append(_told(settled))
@@ -167,6 +172,17 @@ class Intake(Sends):
             raise problem if isinstance(problem, Refused) else illegal(f"a message fits no record: {problem}") from None
         return records, ends, places
 
+    # --- time
+
+    def log_time(self) -> int:
+        """The wall clock, never less than anything in the log: what is admitted from now on is not before it."""
+        return self._now()
+
+    async def settle(self) -> None:
+        """Return when everything that was admitted so far is applied here. Raises `NotLeader` when the term ends."""
+        if not await self._all_applied(self._leading()):
+            raise NotLeader(self.leader)
+
     # --- ops
 
     def put_ops(self, ops: Sequence[Op], settled: Callable[[Outcome], None] | None = None) -> None:
@@ -195,7 +211,12 @@ class Intake(Sends):
             raise OutcomeUnknown(outcome.leader)
 
     def _put_ops(
-        self, ops: Sequence[Op], *, settled: Callable[[Outcome], None] | None = None, applied: Settled | None = None
+        self,
+        ops: Sequence[Op],
+        *,
+        settled: Callable[[Outcome], None] | None = None,
+        applied: Settled | None = None,
+        answer: Answer | None = None,
     ) -> None:
         term = self._leading()
         if not ops:
@@ -211,6 +232,8 @@ class Intake(Sends):
             batch.callbacks.append(_told(settled))
         if applied is not None:
             batch.when_applied.append(applied)
+        if answer is not None and not answer.oneway:
+            batch.answers.append((answer, plain_ok(answer)))
 
     def _add_ops(self, term: Term, batch: OpenBatch, ops: Sequence[Op], encoded: Sequence[bytes]) -> None:
         self._now()

@@ -6,16 +6,19 @@ how a request is stored.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from broker.metadata.ops import Op
 from broker.replication.base import NO_LEADER, LeaderHint, ReplicatorError, ReplyTo
 
-__all__ = ["NO_HOST", "Answer", "OutcomeUnknown", "ProducerSequence", "PutMessage", "Refused"]
+__all__ = ["MARK_BYTES", "NO_HOST", "Answer", "OutcomeUnknown", "ProducerSequence", "PutMessage", "Refused"]
 
 NO_HOST = bytes(8)
 """An unknown IPv4 address and port, as records store it."""
+MARK_BYTES = 64
+"""Upper bound of an op that `PutMessage.mark` makes."""
 
 
 class ProducerSequence(NamedTuple):
@@ -70,8 +73,15 @@ class PutMessage:
     """The broker's own append (retried, delayed, committed): never checked for duplicates, marked by op 8."""
     default_topic: bytes = b"TBW102"
     default_queues: int = 4
+    mark: Callable[[int, int, int], Op] | None = None
+    """Makes an op that belongs into the entry of this message, from its queue, queue offset and position. At most
+    `MARK_BYTES` of CBOR. Not for batches."""
     transaction_id: str = ""
     """Goes into the send response when not empty."""
+    recall_handle: str = ""
+    """Goes into the send response when not empty."""
+    answer_queue: int | None = None
+    """The queue that the response names, when that is not the one in which the message is stored."""
     producer_group: str = ""
     """Named in the log line that tells of a producer's first repeated message."""
     unit: bool = False

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from broker.metadata.id_window import id_key
-from broker.metadata.ops import ProducerRun, encode_op, key_of
+from broker.metadata.ops import Op, ProducerRun, encode_op, key_of
 from broker.metadata.producers import (
     RUNS_MAX,
     ProducerState,
@@ -47,8 +47,8 @@ from broker.replication.once import (
     place_of,
     resembles,
 )
-from broker.replication.open_batch import CLOSE_RECORDS, RUN_BYTES
-from broker.replication.requests import Answer, PutMessage, Refused
+from broker.replication.open_batch import CLOSE_RECORDS, RUN_BYTES, OpenBatch
+from broker.replication.requests import MARK_BYTES, Answer, PutMessage, Refused
 from broker.replication.terms import IntakeConfig, Term, Terms, illegal
 from trimq.errors import BadRequest
 from trimq.message.batch import BatchElement
@@ -149,6 +149,8 @@ class Sends(Terms):
         if len(properties) > _PROPERTIES_MAX:
             raise illegal(f"properties of {len(properties)} bytes; at most {_PROPERTIES_MAX}")
         need = len(topic) + len(body) + len(properties) + len(creation) + (_RECORD_BYTES + RUN_BYTES)
+        if req.mark is not None:
+            need += MARK_BYTES
         batch = term.batches.current
         if batch is None or batch.cost + need > batch.limit or len(batch.records) >= CLOSE_RECORDS:
             batch = self._reserve(term, need, 1)
@@ -188,6 +190,8 @@ class Sends(Terms):
         ordinal = len(batch.records)
         batch.add_record(record)
         view.next[key] = queue_offset + 1
+        if req.mark is not None:
+            self._add_mark(term, batch, req.mark(queue_id, queue_offset, position))
         sequence = req.sequence
         if sequence is not None:
             pid, epoch, first, floor = sequence
@@ -199,11 +203,24 @@ class Sends(Terms):
             batch.add_own(ordinal, 1)
         self.statistics.stored += 1
         if answer is not None and not answer.oneway:
-            if req.transaction_id:
-                frame = self._answers.stored(answer, queue_id, queue_offset, (position,), req.transaction_id)
+            if req.answer_queue is not None:
+                frame = self._answers.stored(
+                    answer,
+                    req.answer_queue,
+                    queue_offset,
+                    (position,),
+                    req.transaction_id,
+                    recall_handle=req.recall_handle,
+                )
             else:
                 frame = self._answers.stored_one(answer, queue_id, queue_offset, position)
             batch.answers.append((answer, frame))
+
+    def _add_mark(self, term: Term, batch: OpenBatch, op: Op) -> None:
+        encoded = encode_op(op)
+        assert len(encoded) <= MARK_BYTES, op
+        batch.add_op(encoded)
+        term.view.apply(op)
 
     def put_elements(self, head: PutMessage, elements: Sequence[BatchElement], answer: Answer | None) -> None:
         """Admit a client's batch: all elements in one entry and one queue, or none. Raises as `put` does."""
@@ -330,6 +347,8 @@ class Sends(Terms):
         if not 0 <= queue_id < info.write_queues:
             queue_id = self._queue(info, queue_id)
         need = sum(map(len, creation)) + RUN_BYTES + len(fresh) * (_RECORD_BYTES + len(topic))
+        if head.mark is not None:
+            need += MARK_BYTES
         for number in fresh:
             properties = len(elements[number].properties)
             if properties > _PROPERTIES_MAX:
@@ -376,6 +395,9 @@ class Sends(Terms):
         for record in records:
             batch.add_record(record)
         view.next[key] = queue_offset
+        if head.mark is not None:
+            assert len(elements) == 1, "a mark belongs to one message"
+            self._add_mark(term, batch, head.mark(queue_id, first_offset, positions[0]))
         self.statistics.stored += len(records)
         if head.sequence is not None and not places:
             pid, epoch, first, floor = head.sequence
@@ -395,7 +417,11 @@ class Sends(Terms):
             positions = [news[n] if n in news else places[n].position for n in range(len(elements))]
             if 0 in places:
                 queue_id, first_offset = places[0].queue_id, places[0].queue_offset
-        frame = self._answers.stored(answer, queue_id, first_offset, positions, head.transaction_id)
+        if head.answer_queue is not None:
+            queue_id = head.answer_queue
+        frame = self._answers.stored(
+            answer, queue_id, first_offset, positions, head.transaction_id, recall_handle=head.recall_handle
+        )
         batch.answers.append((answer, frame))
 
     # --- repeats
@@ -444,11 +470,12 @@ class Sends(Terms):
             return
         frame = self._answers.stored(
             answer,
-            places[0].queue_id,
+            places[0].queue_id if req.answer_queue is None else req.answer_queue,
             places[0].queue_offset,
             [place.position for place in places],
             req.transaction_id,
             duplicate=True,
+            recall_handle=req.recall_handle,
         )
         self.release_with(max(place.position for place in places), answer, frame)
 

@@ -122,6 +122,11 @@ class Terms:
         return self._term is not None
 
     @property
+    def answers(self) -> SendAnswers:
+        """Makes answers that say where a message lies, for who answers a repeated request by himself."""
+        return self._answers
+
+    @property
     def view(self) -> LeaderView:
         """What the leader decides with. Raises `NotLeader`."""
         return self._leading().view

@@ -36,6 +36,8 @@ PROGRESS_KIND = "delay"
 BATCH_MAX = 64
 """Messages delivered in one entry."""
 BATCH_BYTES = 512 << 10
+FORMING_S = 0.05
+"""The first leader of a group creates the topic in a moment; a message for it must not be noticed a second later."""
 IDLE_S = 1.0
 """Longest sleep while something waits: the wall clock may jump, and due times are wall-clock times."""
 
@@ -91,6 +93,18 @@ class ScheduleService:
             for number in range(1, len(self._delays_ms) + 1)
         }
 
+    async def oldest_position(self) -> int | None:
+        """Position of the oldest undelivered message: from here on the log is needed, on every replica."""
+        topic = self._state.topics.get(DELAY_TOPIC.encode())
+        positions: list[int] = []
+        for number in range(1, len(self._delays_ms) + 1) if topic is not None else ():
+            assert topic is not None
+            key, queues = key_of(topic.tid, number - 1), self._store.queues
+            first = max(_offset(self._state.progress.get(PROGRESS_KIND, number)), queues.first_offset(key))
+            if first < queues.next_offset(key):
+                positions.append((await queues.units(key, first, 1))[0])
+        return min(positions, default=None)
+
     async def run_term(self) -> None:
         """Deliver until cancelled, from the logged progress on."""
         levels: list[_Level] = []
@@ -101,7 +115,8 @@ class ScheduleService:
                 levels = [self._level(number, topic.tid) for number in range(1, len(self._delays_ms) + 1)]
             self._wake = trio.Event()
             soonest = await self._pass(levels)
-            with trio.move_on_after(IDLE_S if soonest is None else max(0.0, min(soonest, IDLE_S))):
+            longest = IDLE_S if self._tid else FORMING_S
+            with trio.move_on_after(longest if soonest is None else max(0.0, min(soonest, longest))):
                 await self._wake.wait()
 
     def _level(self, number: int, tid: int) -> _Level:

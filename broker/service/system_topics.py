@@ -14,6 +14,8 @@ from broker.config import BrokerConfig
 from broker.metadata.ops import Op, TopicPut
 from broker.replication.intake import Intake
 from broker.service.delay import DELAY_TOPIC
+from broker.service.half import GIVEN_UP_TOPIC, HALF_TOPIC, OP_TOPIC
+from broker.service.wheel import TIMER_QUEUES, TIMER_TOPIC
 
 __all__ = ["create_system_topics", "wanted_topics"]
 
@@ -28,6 +30,10 @@ def wanted_topics(config: BrokerConfig) -> Iterator[tuple[str, int, int]]:
     if config.auto_create_topic:
         yield "TBW102", config.default_topic_queues, _TEMPLATE_PERM
     yield DELAY_TOPIC, max(18, len(config.delay_levels_ms)), 6
+    yield TIMER_TOPIC, TIMER_QUEUES, 6
+    yield HALF_TOPIC, 1, 6
+    yield OP_TOPIC, 1, 6
+    yield GIVEN_UP_TOPIC, 1, 6
     yield "SELF_TEST_TOPIC", 1, 6
     yield "OFFSET_MOVED_EVENT", 1, 6
     yield config.cluster_name, 16, 7 if config.cluster_topic else 1

@@ -24,7 +24,7 @@ from trimq.message.tags import tags_code
 from .commit_log import CommitLog
 from .entry import CONTROL, Entry, EntryKind
 from .errors import EntryDamaged, StoreBroken
-from .index_values import index_values
+from .index_values import TIMER_TOPIC, due_time, index_values
 from .key_index import KeyIndex, key_seed
 from .queue_index import QueueIndex
 
@@ -182,7 +182,11 @@ class Dispatcher:
             position = head.position
             tag, uniq, words = index_values(head.properties)
             key = tid << 16 | head.queue_id
-            touched[key] = append(key, head.queue_offset, position, head.size, _code_of(tag) if tag else 0)
+            if topic == TIMER_TOPIC:
+                code = due_time(head.properties)
+            else:
+                code = _code_of(tag) if tag else 0
+            touched[key] = append(key, head.queue_offset, position, head.size, code)
             if uniq:
                 hashes.append(crc32(uniq, seed))
                 seconds.append(head.store_ms // 1000)

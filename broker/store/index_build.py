@@ -20,7 +20,7 @@ from trimq.message.tags import tags_code
 from .commit_log import CommitLog
 from .entry import EntryKind
 from .index_segment import UNIT_WORDS, Run
-from .index_values import index_values
+from .index_values import TIMER_TOPIC, due_time, index_values
 from .key_index import KeyIndex, KeySealing, key_hash
 from .queue_index import QueueIndex
 from .snapshot import Snapshot
@@ -97,7 +97,7 @@ def _scan_records(records: memoryview, found: RangeScan, topic_id: Callable[[byt
         except KeyError:
             continue
         tag, uniq, words = index_values(head.properties)
-        code = tags_code(tag) if tag else 0
+        code = due_time(head.properties) if head.topic == TIMER_TOPIC else tags_code(tag) if tag else 0
         found.unit(tid << 16 | head.queue_id, head.queue_offset, head.position, head.size, code)
         if uniq:
             found.key(tid, uniq, head.store_ms, head.position)

@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from trimq.message.properties import get
 
-__all__ = ["index_values"]
+__all__ = ["TIMER_TOPIC", "due_time", "index_values"]
+
+TIMER_TOPIC = b"rmq_sys_wheel_timer"
+"""Its units carry the due time, in milliseconds, where those of other topics carry the code of the tag."""
+
+
+def due_time(raw: bytes) -> int:
+    """When a message of the timer topic is due: its TIMER_OUT_MS; 0 when it has none."""
+    text = get(raw, b"TIMER_OUT_MS")
+    return int(text) if text is not None and text.isdigit() and len(text) <= 18 else 0
 
 
 def index_values(raw: bytes) -> tuple[bytes | None, bytes | None, bytes | None]:

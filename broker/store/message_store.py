@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import AsyncIterator, Callable, Container
+from collections.abc import AsyncIterator, Awaitable, Callable, Container
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -95,6 +95,9 @@ class MessageStore:
         """Gives what the marks shall keep of consumer offsets that wait for a leader."""
         self.pins: list[int] = []
         """Oldest index that each reader (an export) still needs: retention spares it."""
+        self.waiting: list[Callable[[], Awaitable[int | None]]] = []
+        """Give the position of the oldest message that is not delivered yet (None: there is none): delayed, timed, half
+        messages. Retention spares it, also when the disk is full: refusing writes is better than losing messages."""
         self.on_failure: Callable[[Exception], None] | None = None
 
     # -- marks -----------------------------------------------------------------------------------------------------
@@ -378,6 +381,11 @@ class MessageStore:
                 await self.snapshot()
             removable = min(self._snapshots[-1] if len(self._snapshots) > 1 else 0, self.dispatched)
         removable = min([removable, *(pin - 1 for pin in self.pins)])
+        for oldest in self.waiting:
+            position = await oldest()
+            if position is not None:
+                spared = [info.base_index - 1 for info in infos if info.end_position > position]
+                removable = min([removable, *spared])
         count = expired(
             segments,
             self.config.retention,

@@ -82,6 +82,8 @@ class BrokerThread:
                 metrics_port=-1,
                 store_dir=str(self._directory),
                 segment_bytes=8 << 20,
+                transaction_timeout_ms=300,
+                transaction_check_interval_ms=200,
                 delay_levels_ms=tuple(range(50, 50 * 19, 50)),
             )
             async with open_broker([broker_config], env) as broker:

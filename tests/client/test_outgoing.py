@@ -73,8 +73,8 @@ def test_delayed_messages_do_not_share_requests() -> None:
         (Message(topic="t", body=b"", properties={"a": ""}), "empty"),
         (Message(topic="t", body=b"", properties={"a": "\x02"}), "property"),
         (Message(topic="t", body=b"", properties={"a": "é" * 16384}), "32767"),
-        (Message(topic="t", body=b"", delay=timedelta(hours=3)), "2 hours"),
-        (Message(topic="t", body=b"", delay=timedelta(1), at=datetime.now(UTC)), "not both"),
+        (Message(topic="t", body=b"", delay_level=-1), "levels begin at 1"),
+        (Message(topic="t", body=b"", delay=timedelta(1), at=datetime.now(UTC)), "either a delay, a time"),
     ],
 )
 def test_mistakes_are_named_and_refused(message: Message, said: str) -> None:

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from broker.metadata import ops
 from broker.metadata.membership import decode_membership
+from broker.metadata.timer_ops import TimerCancel, TimerDone
+from broker.metadata.transaction_ops import End, Half, HalfChecked, HalfEnd
 from broker.replication.membership import GroupDetail, encode_membership, member_of
 from raft.core.types import Membership
 
@@ -50,6 +52,11 @@ EVERY_OP = st.one_of(
     st.builds(ops.ConfigPut, names, names, names),
     st.builds(ops.InSync, offsets, st.lists(names, max_size=3).map(tuple), offsets),
     st.builds(ops.Feature, offsets),
+    st.builds(Half, offsets, offsets, offsets),
+    st.builds(HalfEnd, offsets, st.sampled_from(End), queues, st.integers(-1, 2**63 - 1), st.integers(-1, 2**63 - 1)),
+    st.builds(TimerDone, queues, offsets, offsets, offsets, st.lists(offsets, max_size=3).map(tuple)),
+    st.builds(TimerCancel, queues, offsets),
+    st.builds(HalfChecked, st.lists(offsets, max_size=5)),
 )
 
 
@@ -71,10 +78,10 @@ def test_assembling_is_encoding(count: int) -> None:
 
 
 def test_every_code_has_a_level() -> None:
-    assert sorted(ops.LEVEL_OF) == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 15]
+    assert sorted(ops.LEVEL_OF) == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 15, 16, 17, 18, 24, 25]
 
 
-@pytest.mark.parametrize("payload", [[2, 5, []], [1, 5, [[13, 1]]], [1, 5, [[16]]], [1, 5, [["x"]]], [1, 5, [[True]]]])
+@pytest.mark.parametrize("payload", [[2, 5, []], [1, 5, [[13, 1]]], [1, 5, [[63]]], [1, 5, [["x"]]], [1, 5, [[True]]]])
 def test_what_is_unknown_was_written_by_a_newer_version(payload: Any) -> None:
     with pytest.raises(ops.NewerVersion, match="written by a newer version"):
         ops.decode_payload(cbor2.dumps(payload))
@@ -106,6 +113,9 @@ def test_what_is_unknown_was_written_by_a_newer_version(payload: Any) -> None:
         cbor2.dumps([1, 5, [[1, 1, b"name", 1, 1, 6, 0, 0, False, {}]]]),
         cbor2.dumps([1, 5, [[3, 1, "name", {"key": None}]]]),
         cbor2.dumps([1, 5, [[11, "kind", b"key", 1]]]),
+        cbor2.dumps([1, 5, [[16, 1, -1, 0]]]),
+        cbor2.dumps([1, 5, [[17, 1, 7, 0, 0, 0]]]),
+        cbor2.dumps([1, 5, [[18, [-1]]]]),
     ],
 )
 def test_what_is_malformed_stops_the_group_too(payload: bytes) -> None:

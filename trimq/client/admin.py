@@ -7,11 +7,14 @@ goes to the leader of every group, is repeatable, and says of which group it fai
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
+from trimq.client.dead_letters import DeadLetters, open_dead_letters
 from trimq.client.instance import Instance, refusal
 from trimq.client.model import Queue
 from trimq.client.route import LEADER_ID, PERM_READ, PERM_WRITE, Route
+from trimq.client.timers import Timed, list_timers, recall
 from trimq.errors import BadRequest, NoRoute
 from trimq.message.names import check_topic, is_system_topic, retry_topic
 from trimq.wire.body.stats import ConsumeStats
@@ -149,6 +152,21 @@ class Admin:
                 queue = Queue(mq.topic, mq.brokerName, mq.queueId)
                 queues.append(QueueLag(queue, offsets.brokerOffset, offsets.consumerOffset, offsets.lastTimestamp))
         return Lag(group, sorted(queues, key=lambda lag: lag.queue))
+
+    def dead_letters(self, group: str) -> AbstractAsyncContextManager[DeadLetters]:
+        """What this consumer group gave up on: to look at, and to send again; for the length of the block."""
+        return open_dead_letters(self._instance, group)
+
+    async def timers(self, topic: str | None = None, *, limit: int = 1_000) -> Sequence[Timed]:
+        """Messages that wait for their time, of one topic or of all, by due time; at most about `limit` per group."""
+        found: list[Timed] = []
+        for group in (await self.cluster()).groups:
+            found += await list_timers(self._instance, group.name, topic or "", limit)
+        return sorted(found, key=lambda each: each.due)
+
+    async def cancel_timer(self, timed: Timed) -> bool:
+        """Cancel one of them; False when it does not wait any more."""
+        return await recall(self._instance, timed.group, timed.topic, timed.recall_handle, "")
 
     async def cluster(self) -> Cluster:
         """All replica groups and their addresses, asked now."""

@@ -24,6 +24,7 @@ from trimq.client.namesrv import split_addresses
 from trimq.client.producer import Producer, open_producer
 from trimq.client.pull_consumer import PullConsumer, open_pull_consumer
 from trimq.client.push_consumer import PushConsumer, open_push_consumer
+from trimq.client.transaction import Checker
 from trimq.env import Clock, Network
 from trimq.errors import BadRequest, ConnectFailed, NoRoute
 from trimq.remoting.address_page import fetch_addresses, is_page
@@ -67,12 +68,15 @@ class Client:
         compress_over: int = COMPRESS_OVER,
         max_in_flight: int = 1000,
         auto_batch: bool = True,
+        check: Checker | None = None,
     ) -> AbstractAsyncContextManager[Producer]:
         """A producer of its own.
 
         `idempotent`: repetitions inside are stored once (brokers of ours). `compress_over`: bodies of at least so
         many bytes are compressed (zlib). `max_in_flight`: messages without an outcome; above it `send` waits.
-        `auto_batch`: messages that queue up while a request is in flight travel together.
+        `auto_batch`: messages that queue up while a request is in flight travel together. `check`: says what became of
+        a transaction of this group (`Producer.transaction`) when a broker asks; keep such a producer open, so that
+        there is somebody to ask.
         """
         return open_producer(
             self.instance,
@@ -81,6 +85,7 @@ class Client:
             compress_over=compress_over,
             max_in_flight=max_in_flight,
             auto_batch=auto_batch,
+            check=check,
         )
 
     def subscribe(

@@ -39,7 +39,7 @@ def _matching(records: Iterable[Record], queue: Queue, tags: frozenset[str], hom
         keys = properties.get("KEYS")
         offset_id = offset_message_id(record.store_host, position)
         yield Received(
-            topic=properties.get("RETRY_TOPIC") or queue.topic,
+            topic=properties.get("RETRY_TOPIC") or queue.topic or record.topic.decode(errors="replace"),
             body=_body(record, queue),
             tag=tag,
             keys=tuple(keys.split()) if keys else (),

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 import anyio.abc
@@ -33,6 +33,9 @@ from trimq.wire.codes import RequestCode, ResponseCode
 from trimq.wire.command import Command, encode
 from trimq.wire.headers.client import NotifyIdsChangedHeader, UnregisterClientHeader
 from trimq.wire.headers.leader import LeaderHint
+
+if TYPE_CHECKING:
+    from trimq.client.transaction import Checks
 
 __all__ = ["Consuming", "Instance", "open_instance", "refusal"]
 
@@ -98,6 +101,8 @@ class Instance:
         self._producers: dict[str, int] = {}
         self._consumers: list[Consuming] = []
         self._beat_now = anyio.Event()
+        self._served: dict[int, Callable[[str, Command], None]] = {}
+        self._checks: Checks | None = None
 
     # Calls
 
@@ -153,6 +158,15 @@ class Instance:
             return False
         self._ours[view.name] = True
         return view.hinted(hint.leader_addr, hint.leader_term)
+
+    @property
+    def checks(self) -> Checks:
+        """Answers brokers that ask about transactions."""
+        if self._checks is None:
+            from trimq.client.transaction import Checks
+
+            self._checks = Checks(self)
+        return self._checks
 
     # Memberships
 
@@ -235,6 +249,10 @@ class Instance:
 
     # Requests from brokers
 
+    def serve(self, code: int, handler: Callable[[str, Command], None]) -> None:
+        """Call `handler` with the broker's address and each oneway request of this code."""
+        self._served[code] = handler
+
     def on_request(self, addr: str, command: Command) -> Command | None:
         """Handle what a broker asks of its clients; what we cannot do is answered so."""
         if command.code == RequestCode.NOTIFY_CONSUMER_IDS_CHANGED:
@@ -242,6 +260,10 @@ class Instance:
             for consumer in self._consumers:
                 if consumer.group == group:
                     consumer.ids_changed()
+            return None
+        served = self._served.get(command.code)
+        if served is not None:
+            served(addr, command)
             return None
         return Command(
             code=ResponseCode.REQUEST_CODE_NOT_SUPPORTED,

@@ -342,7 +342,19 @@ class LaneDriver:
             self._switch = True
         for index, slot in enumerate(slots):
             message = slot.message.message
-            slot.settle(Receipt(message.id, queue, first + index * step, status, duplicate, at, ids[index], link.addr))
+            slot.settle(
+                Receipt(
+                    message.id,
+                    queue,
+                    first + index * step,
+                    status,
+                    duplicate,
+                    at,
+                    ids[index],
+                    link.addr,
+                    ext.get("recallHandle", ""),
+                )
+            )
 
     def _again(self, link: Link, request: Request, answer: Command, *, certain: bool, at_once: bool) -> None:
         """This transmission did not succeed: begin again, from the oldest unsettled request."""

@@ -81,14 +81,16 @@ class Receipt:
     """RocketMQ's offset message id (broker address and log position), as the broker gave it."""
     leader: str = ""
     """`ip:port` of the broker that answered."""
+    recall_handle: str = ""
+    """Of a message with `delay` or `at`: what `Producer.recall` needs to cancel it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     """One message to send. Immutable; sending the *same object* twice stores it once (inside one replica group).
 
-    `order_key`: messages with the same key go to the same queue and keep their order. `delay` and `at` are mutually
-    exclusive; `delay` is rounded up to one of RocketMQ's delay levels, `at` needs a broker with timer messages.
+    `order_key`: messages with the same key go to the same queue and keep their order. At most one of `delay`, `at` and
+    `delay_level` says when it is delivered; nothing is delivered before its time.
     """
 
     topic: str
@@ -98,7 +100,11 @@ class Message:
     """Business keys, each indexed for look-up. They hold no spaces."""
     order_key: str | None = None
     delay: timedelta | None = None
+    """Deliver it so long after the broker took it, to the millisecond (RocketMQ: from 5.0 on)."""
     at: datetime | None = None
+    """Deliver it at this time, by the broker's clock; a time that is over means at once (RocketMQ: from 5.0 on)."""
+    delay_level: int | None = None
+    """Deliver it after the time of one of the broker's delay levels (`messageDelayLevel`), from 1. All versions."""
     properties: Mapping[str, str] = field(default_factory=dict)
     """The application's own properties. Names of RocketMQ's own (`TAGS`, `KEYS`, ...) are refused."""
     id: str = field(default_factory=new_message_id)

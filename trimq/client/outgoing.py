@@ -15,14 +15,24 @@ from trimq.errors import BadRequest
 from trimq.message.batch import ELEMENT_OVERHEAD, BatchElement, encode_batch
 from trimq.message.compression import compress
 from trimq.message.names import check_topic
-from trimq.message.properties import MAX_BYTES, RESERVED
+from trimq.message.properties import MAX_BYTES, RESERVED, format
+from trimq.message.sysflag import TRANSACTION_PREPARED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from trimq.client.lane import Request
 
-__all__ = ["BODY_BYTES_MAX", "DELAY_LEVELS_S", "Outgoing", "batch_body", "delay_level", "prepare", "send_fields"]
+__all__ = [
+    "BODY_BYTES_MAX",
+    "DELAY_LEVELS_S",
+    "Outgoing",
+    "batch_body",
+    "delay_level",
+    "is_postponed",
+    "prepare",
+    "send_fields",
+]
 
 BODY_BYTES_MAX = 4 * 1024 * 1024
 """RocketMQ's maxMessageSize."""
@@ -48,28 +58,46 @@ class Outgoing:
         self.properties = properties
         self.sys_flag = sys_flag
         self.size = len(body) + len(properties) + ELEMENT_OVERHEAD
-        self.batchable = (
-            not sys_flag and self.size <= BATCHABLE_BYTES_MAX and message.delay is None and message.at is None
-        )
+        self.batchable = not sys_flag and self.size <= BATCHABLE_BYTES_MAX and not is_postponed(message)
 
 
-def prepare(message: Message, compress_over: int) -> Outgoing:
-    """Check and encode one message. Raises `BadRequest` (`BadName` for the topic)."""
+def prepare(message: Message, compress_over: int, *, half_of: str = "") -> Outgoing:
+    """Check and encode one message; `half_of`: as a half message of this producer group.
+
+    Raises `BadRequest` (`BadName` for the topic).
+    """
     body = message.body
+    if not isinstance(body, bytes):
+        raise BadRequest(f"the body is {type(body).__name__}, not bytes", advice="encode it, for example .encode()")
+    properties = _properties(message)
+    sys_flag = 0
+    if half_of:
+        properties += f"\x02TRAN_MSG\x01true\x02PGROUP\x01{half_of}"
+        sys_flag = TRANSACTION_PREPARED
+    body, bits = pack_body(body, compress_over)
+    return Outgoing(message, body, properties, sys_flag | bits)
+
+
+def prepare_stored(properties: Mapping[str, str]) -> str:
+    """The property string of a message that was stored before and is sent again. Raises `BadRequest`."""
+    text = format(properties)
+    if len(text.encode()) > MAX_BYTES:
+        raise BadRequest(f"properties, tag and keys need more than {MAX_BYTES} bytes")
+    return text
+
+
+def pack_body(body: bytes, compress_over: int) -> tuple[bytes, int]:
+    """The body as it goes over the wire, and the flag bits that say how."""
     if len(body) > BODY_BYTES_MAX:
         raise BadRequest(
             f"the body has {len(body):,} bytes, more than {BODY_BYTES_MAX:,}",
             advice="send a reference to the data, or split it",
         )
-    if not isinstance(body, bytes):
-        raise BadRequest(f"the body is {type(body).__name__}, not bytes", advice="encode it, for example .encode()")
-    properties = _properties(message)
-    sys_flag = 0
     if len(body) >= compress_over:
         packed, bits = compress(body)
         if len(packed) < len(body):
-            body, sys_flag = packed, bits
-    return Outgoing(message, body, properties, sys_flag)
+            return packed, bits
+    return body, 0
 
 
 def _properties(message: Message) -> str:
@@ -84,7 +112,7 @@ def _properties(message: Message) -> str:
     if message.order_key:
         _plain("order_key", message.order_key)
         text += f"\x02__SHARDINGKEY\x01{message.order_key}"
-    if message.delay is not None or message.at is not None:
+    if is_postponed(message):
         text += _timing(message)
     for name, value in message.properties.items():
         if name in RESERVED:
@@ -114,14 +142,23 @@ def _plain(what: str, text: str) -> None:
         raise BadRequest(f"the {what} {text!r} contains a character 1 or 2, which separate properties")
 
 
+def is_postponed(message: Message) -> bool:
+    """Whether it is to be delivered later than now."""
+    return message.delay is not None or message.at is not None or message.delay_level is not None
+
+
 def _timing(message: Message) -> str:
-    if message.delay is not None and message.at is not None:
-        raise BadRequest("a message has either a delay or a time, not both")
+    if (message.delay is not None) + (message.at is not None) + (message.delay_level is not None) > 1:
+        raise BadRequest("a message has either a delay, a time, or a delay level")
+    if message.delay_level is not None:
+        if message.delay_level < 0:
+            raise BadRequest(f"delay_level={message.delay_level}: levels begin at 1")
+        return f"\x02DELAY\x01{message.delay_level}" if message.delay_level else ""
     if message.at is not None:
         return f"\x02TIMER_DELIVER_MS\x01{to_ms(message.at)}"
     assert message.delay is not None
-    level = delay_level(message.delay)
-    return f"\x02DELAY\x01{level}" if level else ""
+    ms = round(message.delay.total_seconds() * 1000)
+    return f"\x02TIMER_DELAY_MS\x01{ms}" if ms > 0 else ""
 
 
 def delay_level(delay: timedelta) -> int:
@@ -133,7 +170,7 @@ def delay_level(delay: timedelta) -> int:
     for level, length in enumerate(DELAY_LEVELS_S, 1):
         if seconds <= length:
             return level
-    raise BadRequest(f"a delay of {delay} is longer than the longest delay level, 2 hours", advice="use at=... instead")
+    raise BadRequest(f"a delay of {delay} is longer than the longest delay level, 2 hours")
 
 
 def batch_body(messages: Sequence[Outgoing]) -> bytes:

@@ -24,11 +24,13 @@ from trimq.client.instance import Instance
 from trimq.client.lane import GivenUp, Request, Slot
 from trimq.client.lane_driver import LaneDriver, forget_queue
 from trimq.client.model import Message, Queue, Receipt
-from trimq.client.outgoing import DEFAULT_TOPIC_QUEUES, prepare, send_fields
+from trimq.client.outgoing import DEFAULT_TOPIC_QUEUES, Outgoing, is_postponed, pack_body, prepare, send_fields
 from trimq.client.route import Route, pick_by_key
 from trimq.client.send_stream import SendStream
 from trimq.client.spread import Spread
+from trimq.client.timers import recall
 from trimq.client.timing import Backoff, bounded_deadline, deadline_for
+from trimq.client.transaction import Checker, Transaction, check_half
 from trimq.errors import BadRequest, NoRoute, NotStored, SendUnknown, TrimqError
 from trimq.message.names import check_group, check_topic
 from trimq.wire.codes import RequestCode
@@ -38,6 +40,9 @@ __all__ = ["Producer", "ProducerStatistics", "open_producer"]
 
 NEVER_COMPRESS = 1 << 62
 """Brokers expand batches element by element and have no compressed form of them."""
+
+FORBIDDEN_GROUPS = frozenset({"DEFAULT_PRODUCER", "CLIENT_INNER_PRODUCER"})
+"""Everybody's: a broker that asks one of them about a transaction asks the wrong application."""
 
 SWEEP_S = 0.05
 """How often messages whose default deadline has passed are looked for."""
@@ -78,8 +83,10 @@ class Producer:
         compress_over: int,
         max_in_flight: int,
         auto_batch: bool,
+        check: Checker | None,
     ) -> None:
         self.group = group
+        self._checker = check
         self._instance = instance
         self._tasks = tasks
         self._pid = f"{instance.rng.getrandbits(64):016x}" if idempotent else None
@@ -127,7 +134,7 @@ class Producer:
         head = messages[0]
         if any(message.topic != head.topic or message.order_key != head.order_key for message in messages):
             raise BadRequest("a batch has one topic and one order key")
-        if any(message.delay is not None or message.at is not None for message in messages):
+        if any(map(is_postponed, messages)):
             raise BadRequest("a batch cannot be delayed", advice="send delayed messages one by one")
         outgoing = [prepare(message, NEVER_COMPRESS) for message in messages]
         spread = await self._spread(head.topic)
@@ -174,6 +181,40 @@ class Producer:
         finally:
             stream.abandon()
 
+    async def recall(self, receipt: Receipt, /) -> bool:
+        """Cancel a message with `delay` or `at`. True: it will not be delivered. False: it does not wait (any more).
+
+        Raises `Denied` where brokers do not allow it (RocketMQ: `recallMessageEnable`), else as any call.
+        """
+        if not receipt.recall_handle:
+            raise BadRequest(f"message {receipt.id} cannot be recalled: it was sent without `delay` and `at`")
+        return await recall(self._instance, receipt.queue.group, receipt.queue.topic, receipt.recall_handle, self.group)
+
+    def transaction(self, message: Message, /, *, queue: Queue | None = None) -> Transaction:
+        """A message that becomes visible only when the block is left without an exception: see `trimq.Transaction`.
+
+        The producer needs a group of its own and a `check` (`mq.producer(group, check=...)`).
+        """
+        self._check_open()
+        if self._checker is None:
+            raise BadRequest(
+                f"the producer group {self.group!r} cannot say what became of its transactions",
+                advice="open it with `check=`: when this process dies between the halves, a broker asks",
+            )
+        return Transaction(self, message, queue)
+
+    async def _send_half(self, message: Message, queue: Queue | None) -> Receipt:
+        slot = await self._admit(message, queue, half=True)
+        await self._wait_for(slot)
+        return check_half(_receipt(slot))
+
+    async def _send_prepared(self, message: Message, properties: str, queue: Queue | None) -> Receipt:
+        """Send with a property string that was made elsewhere: for messages that were stored before."""
+        body, bits = pack_body(message.body, self._compress_over)
+        slot = await self._admit(message, queue, outgoing=Outgoing(message, body, properties, bits))
+        await self._wait_for(slot)
+        return _receipt(slot)
+
     async def queues(self, topic: str) -> Sequence[Queue]:
         """The queues that `send` chooses from, sorted."""
         return (await self._spread(topic)).sorted
@@ -191,9 +232,18 @@ class Producer:
 
     # A message's way in
 
-    async def _admit(self, message: Message, queue: Queue | None, stream: SendStream | None = None) -> Slot:
+    async def _admit(
+        self,
+        message: Message,
+        queue: Queue | None,
+        stream: SendStream | None = None,
+        *,
+        half: bool = False,
+        outgoing: Outgoing | None = None,
+    ) -> Slot:
         self._check_open()
-        outgoing = prepare(message, self._compress_over)
+        if outgoing is None:
+            outgoing = prepare(message, self._compress_over, half_of=self.group if half else "")
         spread = self._spreads.get(message.topic) or await self._spread(message.topic)
         target = message._sent_to or queue
         deadline, bounded = bounded_deadline(self._instance.default_timeout)
@@ -466,9 +516,12 @@ async def open_producer(
     compress_over: int,
     max_in_flight: int,
     auto_batch: bool,
+    check: Checker | None = None,
 ) -> AsyncIterator[Producer]:
     """A producer for the length of the block; on the way out whoever still waits in `send` is told what is known."""
     check_group(group)
+    if check is not None and group in FORBIDDEN_GROUPS:
+        raise BadRequest(f"transactions need a producer group of their own, not {group!r}")
     failure: Exception | None = None
     async with anyio.create_task_group() as tasks:
         producer = Producer(
@@ -479,8 +532,10 @@ async def open_producer(
             compress_over=compress_over,
             max_in_flight=max_in_flight,
             auto_batch=auto_batch,
+            check=check,
         )
         instance.add_producer(group)
+        stop_checking = instance.checks.add(group, check) if check is not None else None
         stop_watching = instance.routes.watch(producer.route_changed)
         tasks.start_soon(producer._sweep)
         try:
@@ -491,6 +546,8 @@ async def open_producer(
             producer.close()
             producer.forget_topics()
             stop_watching()
+            if stop_checking is not None:
+                stop_checking()
             instance.remove_producer(group)
             tasks.cancel_scope.cancel()
     if failure is not None:

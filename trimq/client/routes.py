@@ -179,6 +179,14 @@ class Routes:
                 del self._routes[topic]
         self._used.clear()
 
+    async def learn_cluster(self) -> None:
+        """Get to know every replica group there is. Raises `TrimqError` when no name server answers."""
+        for name, broker in (await self._namesrv.cluster()).brokerAddrTable.items():
+            known = name in self._groups
+            self.group(name).routed(broker.brokerAddrs)
+            if not known:
+                self._new_group()
+
     async def find_leader(self, group: str) -> None:
         """Ask the name server who leads a group by now. Says nothing when it does not answer.
 

@@ -47,6 +47,7 @@ RESERVED_TOPICS: Final[frozenset[str]] = frozenset(
         "TRANS_CHECK_MAX_TIME_TOPIC",
         "SELF_TEST_TOPIC",
         "OFFSET_MOVED_EVENT",
+        "rmq_sys_wheel_timer",
     }
 )
 """Topics that only the broker writes."""

@@ -152,6 +152,8 @@ class RequestCode(IntEnum):
     """Ours: running replica groups. Headers in `trimq.wire.headers.group`."""
     JOIN_GROUP = 9007
     """Ours: a slave asks the master of its group to let it follow."""
+    LIST_TIMERS = 9020
+    """Ours: timed messages that wait. Body `trimq.wire.body.timers.TimerList`."""
     POP_MESSAGE = 200050
     ACK_MESSAGE = 200051
     PEEK_MESSAGE = 200052

@@ -57,6 +57,7 @@ def encode_send_response(
     region: str = DEFAULT_REGION,
     trace_on: bool = True,
     dup: bool = False,
+    recall_handle: str = "",
 ) -> bytes:
     """The frame that answers a send; `msg_id` is an offset id or several joined by commas."""
     if serialize != 0:
@@ -66,6 +67,7 @@ def encode_send_response(
             queue_offset=queue_offset,
             transaction_id=transaction_id,
             dup=dup,
+            recall_handle=recall_handle,
             region=region,
             trace_on=trace_on,
         ).to_ext()
@@ -73,6 +75,8 @@ def encode_send_response(
     more = b""
     if transaction_id:
         more = b',"transactionId":' + json_text(transaction_id)
+    if recall_handle:
+        more += b',"recallHandle":' + json_text(recall_handle)
     if dup:
         more += b',"dup":"1"'
     header = _SEND % (code, _region(region, trace_on), msg_id.encode(), queue_id, queue_offset, more, opaque)

@@ -21,5 +21,7 @@ command = LazyGroup(
         "consumerProgress": Entry("trimq.cli.admin.consumer:consumer_progress", "How far consumer groups are behind."),
         "consumerGroupList": Entry("trimq.cli.admin.consumer_group:list_groups", "All consumer groups."),
         "group": Entry("trimq.cli.admin.group:command", "Replica groups: members, leaders, new groups, strategy."),
+        "dlq": Entry("trimq.cli.admin.dlq:dlq", "Dead letters: list, show, redrive, edit."),
+        "timer": Entry("trimq.cli.admin.timer:timer", "Messages that wait for their time: list, cancel."),
     },
 )

@@ -122,6 +122,8 @@ class SendResponse(Header, frozen=True, kw_only=True):
     """Of a batch: the first one's."""
     transaction_id: str = ""
     batch_uniq_id: str = ""
+    recall_handle: str = ""
+    """Of a timed message: give it back with code 370 to cancel it."""
     dup: bool = False
     """Ours: this is the answer that the first copy got; nothing was stored now."""
     region: str = msgspec.field(name="MSG_REGION", default="DefaultRegion")
