@@ -183,7 +183,7 @@ async def test_sends_are_refused_with_rocketmqs_codes(autojump_clock: MockClock)
         await user.send("T", b"")
         await refused(await user.send("T", b"", queue=99), ResponseCode.INVALID_PARAMETER, "out of range")
         await refused(await user.send("T", bytes((4 << 20) + 1)), ResponseCode.MESSAGE_ILLEGAL, "maxMessageSize")
-        await refused(await user.send("T", b"", props={"TIMER_DELAY_SEC": "5"}), ResponseCode.MESSAGE_ILLEGAL, "timer")
+        await refused(await user.send("T", b"", props={"TIMER_DELAY_SEC": "x"}), ResponseCode.MESSAGE_ILLEGAL, "TIMER")
         await refused(await user.send("T", b"xx", batch=True), ResponseCode.MESSAGE_ILLEGAL, "batch")
 
 
