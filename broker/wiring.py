@@ -27,6 +27,7 @@ from broker.processor.admin.replication import ReplicationAdmin, TakeGroup
 from broker.processor.admin.routes import Administration
 from broker.processor.admin.topics import TopicAdmin
 from broker.processor.admin.upkeep import Upkeep
+from broker.processor.atomic import AtomicProcessor
 from broker.processor.client_manage import ClientProcessor
 from broker.processor.consumer_manage import ConsumerProcessor
 from broker.processor.end_transaction import TransactionProcessor
@@ -242,6 +243,7 @@ class Wiring:
         )
         processors = Processors(
             send=SendProcessor(config, intake, placing, counters),
+            atomic=AtomicProcessor(config, state, store, intake, counters),
             pull=pulls,
             offsets=commits,
             send_back=SendBackProcessor(
@@ -291,6 +293,7 @@ class Wiring:
         services: list[Service] = [
             *guard,
             *(lane.run for lane in lanes.all()),
+            processors.atomic.run,
             pulls.run,
             polling.run,
             terms.run,

@@ -264,6 +264,10 @@ class Producer:
         """Store several messages next to each other, all or none."""
         return self._portal.call(partial(self._producer.send_batch, messages, queue=queue), timeout)
 
+    def send_atomic(self, messages: Sequence[Message], /, *, timeout: float | None = None) -> Sequence[Receipt]:
+        """Store messages of several topics as one entry of a replica group's log, all or none."""
+        return self._portal.call(partial(self._producer.send_atomic, messages), timeout)
+
     def send_oneway(self, message: Message, /, *, queue: Queue | None = None) -> None:
         """Hand a message to the connection and forget it."""
         self._portal.call(partial(self._producer.send_oneway, message, queue=queue))

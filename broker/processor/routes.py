@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from broker.processor.admin.routes import Administration, admin_routes
+from broker.processor.atomic import AtomicProcessor
 from broker.processor.client_manage import ClientProcessor
 from broker.processor.consumer_manage import ConsumerProcessor
 from broker.processor.end_transaction import TransactionProcessor
@@ -21,7 +22,7 @@ from broker.processor.send_back import SendBackProcessor
 from broker.processor.send_message import SendProcessor
 from broker.processor.timers import TimerProcessor
 from trimq.wire.codes import RequestCode as Code
-from trimq.wire.requests import decode_pull, decode_send, decode_update_offset
+from trimq.wire.requests import decode_atomic_send, decode_pull, decode_send, decode_update_offset
 
 __all__ = ["Lanes", "Processors", "make_routes"]
 
@@ -57,6 +58,7 @@ class Processors:
     """Everything that serves requests in one replica."""
 
     send: SendProcessor
+    atomic: AtomicProcessor
     pull: PullProcessor
     offsets: OffsetCommits
     send_back: SendBackProcessor
@@ -82,6 +84,7 @@ def make_routes(serving: Processors, lanes: Lanes) -> Mapping[int, Route]:
         Code.SEND_MESSAGE: send,
         Code.SEND_MESSAGE_V2: send,
         Code.SEND_BATCH_MESSAGE: send,
+        Code.SEND_ATOMIC: hot(decode_atomic_send, serving.atomic.send, Needs.ADMITTING),
         Code.PULL_MESSAGE: pull,
         Code.LITE_PULL_MESSAGE: pull,
         Code.UPDATE_CONSUMER_OFFSET: hot(decode_update_offset, serving.offsets.update, Needs.ADMITTING),

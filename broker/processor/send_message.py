@@ -27,7 +27,7 @@ from trimq.message.ids import host_bytes
 from trimq.wire.codes import RequestCode, ResponseCode
 from trimq.wire.headers.send import SendHeader
 
-__all__ = ["SendProcessor"]
+__all__ = ["MAX_RECONSUME_VERSION", "SendProcessor", "born_host"]
 
 MAX_RECONSUME_VERSION = 121
 """V3_4_9: from here on a client's own maxReconsumeTimes counts."""
@@ -100,7 +100,7 @@ class SendProcessor:
             header.flag,
             header.sys_flag,
             header.born_timestamp,
-            _born_host(reply.peer),
+            born_host(reply.peer),
             header.reconsume_times,
             sequence=header.sequence,
             again=header.again,
@@ -186,7 +186,8 @@ class SendProcessor:
             raise Refused(ResponseCode.INVALID_PARAMETER, f"bad topic name: {error}") from None
 
 
-def _born_host(peer: str) -> bytes:
+def born_host(peer: str) -> bytes:
+    """A client's address as records carry it."""
     try:
         return host_bytes(peer)
     except BadRequest:

@@ -1,8 +1,8 @@
 """The intake: everything that wants to be in the log comes in here, while this replica leads.
 
 It is the `EntrySource` of the replicator. Admission is synchronous; the replicator decides when a batch closes and what
-became of it. Three layers, each with a module of its own: `terms.Terms` (leadership, batches, outcomes), `sends.Sends`
-(messages, stored once), and here ops and consumer offsets.
+became of it. Four layers, each with a module of its own: `terms.Terms` (leadership, batches, outcomes), `sends.Sends`
+(messages, stored once), `atomic_sends.AtomicSends` (several topics in one entry), and here ops and consumer offsets.
 
 Promises:
 
@@ -17,7 +17,6 @@ Promises:
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,8 +25,9 @@ import trio
 from broker.metadata.groups import GroupInfo
 from broker.metadata.ops import GroupDel, GroupPut, Op, Scalar, TopicDel, TopicPut, encode_op, key_of
 from broker.metadata.state import GroupState
-from broker.metadata.topics import MULTI_TAG, TopicInfo
+from broker.metadata.topics import TopicInfo
 from broker.replication.answers import plain_ok
+from broker.replication.atomic_sends import AtomicSends
 from broker.replication.base import NotLeader, Outcome, Replies, Settled, Verdict
 from broker.replication.control import check_ops, create_group, create_topic, topic_change
 from broker.replication.leader_view import QueueEnds
@@ -35,11 +35,9 @@ from broker.replication.offset_commits import tell_all
 from broker.replication.once import KeyLookup, LogView
 from broker.replication.open_batch import OWN_BYTES, OpenBatch
 from broker.replication.requests import MARK_BYTES, Answer, OutcomeUnknown, ProducerSequence, PutMessage, Refused
-from broker.replication.sends import Sends
 from broker.replication.terms import IntakeConfig, IntakeStatistics, Term, illegal
-from trimq.errors import BadRequest
-from trimq.message.record import pack_record, record_size
-from trimq.message.sysflag import HOST_MASK, MULTI_TAGS
+from trimq.message.record import record_size
+from trimq.message.sysflag import HOST_MASK
 from trimq.wire.codes import ResponseCode
 
 if TYPE_CHECKING:
@@ -62,7 +60,7 @@ SWEEP_S: Final = 1.5
 """Repeats of an inherited message are given up after one to two of these."""
 
 
-class Intake(Sends):
+class Intake(AtomicSends):
     """Admits messages, ops and consumer offsets."""
 
     def __init__(
@@ -124,53 +122,6 @@ class Intake(Sends):
             queue_id, queue_offset, _ = places[0]
             frame = self._answers.stored(answer, queue_id, queue_offset, [place[2] for place in places])
             batch.answers.append((answer, frame))
-
-    def _own_topic(self, term: Term, created: Mapping[bytes, TopicInfo], name: bytes) -> TopicInfo:
-        info = created.get(name) or term.view.topic(name)
-        if info is None:
-            raise Refused(ResponseCode.TOPIC_NOT_EXIST, f"topic {name.decode(errors='replace')!r} does not exist")
-        return info
-
-    def _pack_own(
-        self, term: Term, batch: OpenBatch, reqs: Sequence[PutMessage], infos: Sequence[TopicInfo]
-    ) -> tuple[list[bytes], dict[int, int], list[tuple[int, int, int]]]:
-        """Records, the new ends of their queues, and (queue, queue offset, position) of each. Changes nothing."""
-        at, store_ms = batch.at, self._now()
-        records: list[bytes] = []
-        ends: dict[int, int] = {}
-        places: list[tuple[int, int, int]] = []
-        try:
-            for req, info in zip(reqs, infos, strict=True):
-                queue_id = req.queue_id
-                if not 0 <= queue_id < info.write_queues:
-                    queue_id = self._queue(info, queue_id)
-                key = key_of(info.tid, queue_id)
-                queue_offset = ends[key] if key in ends else term.view.next_offset(key)
-                multi = MULTI_TAGS if info.filter_type == MULTI_TAG else 0
-                record = pack_record(
-                    topic=req.topic,
-                    queue_id=queue_id,
-                    queue_offset=queue_offset,
-                    position=at,
-                    flag=req.flag,
-                    sys_flag=req.sys_flag & ~MULTI_TAGS | multi,
-                    born_ms=req.born_ms,
-                    born_host=req.born_host,
-                    store_ms=store_ms,
-                    store_host=self.config.store_host,
-                    reconsume_times=req.reconsume_times,
-                    prepared_offset=req.prepared_offset,
-                    body=req.body,
-                    properties=req.properties,
-                )
-                records.append(record)
-                places.append((queue_id, queue_offset, at))
-                ends[key] = queue_offset + 1
-                at += len(record)
-        except (BadRequest, Refused, struct.error) as problem:
-            term.batches.discard_empty()
-            raise problem if isinstance(problem, Refused) else illegal(f"a message fits no record: {problem}") from None
-        return records, ends, places
 
     # --- time
 

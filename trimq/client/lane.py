@@ -71,6 +71,7 @@ class Slot:
         "sink",
         "size",
         "stream",
+        "target",
     )
 
     def __init__(
@@ -99,6 +100,8 @@ class Slot:
         self.size = message.size
         self.bundle: tuple[Slot, ...] | None = None
         """The slots of one explicit batch: they stay together, all or none."""
+        self.target: Queue | None = None
+        """Of an atomic send: the queue that this message is for; `queue` only keeps the bundle together then."""
         self.request: Request | None = None
         self.outcome: Receipt | TrimqError | None = None
         self.sink = sink
@@ -172,6 +175,11 @@ class Request:
     @property
     def again(self) -> bool:
         return self.slots[0].again
+
+    @property
+    def atomic(self) -> bool:
+        """Messages of several topics, stored as one entry."""
+        return self.slots[0].target is not None
 
 
 class GivenUp(Enum):

@@ -24,10 +24,11 @@ from trimq.client.instance import ATTEMPT_S, HOPS_MAX, refusal
 from trimq.client.lane import Lane, Request, Slot
 from trimq.client.links import Link
 from trimq.client.model import Queue, Receipt, SendStatus, from_ms
-from trimq.client.outgoing import batch_body, send_fields
+from trimq.client.outgoing import atomic_body, atomic_fields, batch_body, send_fields
 from trimq.client.timing import Backoff
 from trimq.errors import BadRequest, Denied, Disconnected, NoRoute, SendUnknown, TrimqError
 from trimq.remoting.client import Reply
+from trimq.wire.body.atomic import decode_places
 from trimq.wire.codes import RequestCode, ResponseCode
 from trimq.wire.command import Command, encode
 
@@ -269,7 +270,10 @@ class LaneDriver:
             self._one_by_one = before == 1
 
     def _frame(self, request: Request, opaque: int, now_ms: int) -> bytes:
-        ext = send_fields(request, self._producer_group, now_ms)
+        if request.atomic:
+            ext = atomic_fields(request, self._producer_group, now_ms)
+        else:
+            ext = send_fields(request, self._producer_group, now_ms)
         if self.lane.sequenced and self._pid is not None:
             ext["pid"] = self._pid
             ext["pe"] = "0"
@@ -280,9 +284,14 @@ class LaneDriver:
         body = request.body
         if body is None:
             slots = request.slots
-            body = slots[0].message.body if len(slots) == 1 else batch_body([slot.message for slot in slots])
+            if request.atomic:
+                body = atomic_body(slots)
+            else:
+                body = slots[0].message.body if len(slots) == 1 else batch_body([slot.message for slot in slots])
             request.body = body
         code = RequestCode.SEND_MESSAGE_V2 if len(request.slots) == 1 else RequestCode.SEND_BATCH_MESSAGE
+        if request.atomic:
+            code = RequestCode.SEND_ATOMIC
         return encode(Command(code=code, opaque=opaque, ext=ext, body=body))
 
     # Answers
@@ -323,6 +332,9 @@ class LaneDriver:
         if not self.lane.answered(request, stored=True):
             return
         self._well()
+        if request.atomic:
+            self._stored_together(link, request, answer)
+            return
         ext = answer.ext
         first = int(ext.get("queueOffset", -1))
         queue = request.queue
@@ -355,6 +367,16 @@ class LaneDriver:
                     ext.get("recallHandle", ""),
                 )
             )
+
+    def _stored_together(self, link: Link, request: Request, answer: Command) -> None:
+        duplicate = answer.ext.get("dup") in ("1", "true")
+        at = from_ms(self._instance.clock.wall_ms())
+        places = decode_places(answer.body)
+        for slot, (number, offset, offset_id) in zip(request.slots, places, strict=True):
+            assert slot.target is not None
+            queue = Queue(slot.target.topic, slot.target.group, number)
+            status = SendStatus(answer.code)
+            slot.settle(Receipt(slot.message.message.id, queue, offset, status, duplicate, at, offset_id, link.addr))
 
     def _again(self, link: Link, request: Request, answer: Command, *, certain: bool, at_once: bool) -> None:
         """This transmission did not succeed: begin again, from the oldest unsettled request."""
@@ -455,7 +477,7 @@ def remember_queue(slot: Slot) -> None:
     """From its first transmission on a message belongs to this queue, until it is certain that it was not stored."""
     message = slot.message.message
     if message._sent_to is None:
-        object.__setattr__(message, "_sent_to", slot.queue)
+        object.__setattr__(message, "_sent_to", slot.target or slot.queue)
 
 
 def forget_queue(slot: Slot) -> None:

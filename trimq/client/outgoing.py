@@ -17,11 +17,12 @@ from trimq.message.compression import compress
 from trimq.message.names import check_topic
 from trimq.message.properties import MAX_BYTES, RESERVED, format
 from trimq.message.sysflag import TRANSACTION_PREPARED
+from trimq.wire.body.atomic import AtomicMessage, encode_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from trimq.client.lane import Request
+    from trimq.client.lane import Request, Slot
 
 __all__ = [
     "BODY_BYTES_MAX",
@@ -200,6 +201,25 @@ def send_fields(request: Request, producer_group: str, born_ms: int) -> dict[str
         "m": "true" if batch else "false",
         "n": queue.group,
     }
+
+
+def atomic_body(slots: Sequence[Slot]) -> bytes:
+    """The body of an atomic send: each message with its own topic and queue."""
+    found: list[AtomicMessage] = []
+    for slot in slots:
+        assert slot.target is not None
+        each = slot.message
+        found.append(
+            AtomicMessage(
+                slot.target.topic, slot.target.id, each.sys_flag, each.message.flag, each.properties.encode(), each.body
+            )
+        )
+    return encode_atomic(found)
+
+
+def atomic_fields(request: Request, producer_group: str, born_ms: int) -> dict[str, str]:
+    """The ext fields of an atomic send, without the producer's sequence."""
+    return {"producerGroup": producer_group, "bornTimestamp": str(born_ms), "bname": request.queue.group}
 
 
 def check_topic_name(topic: str) -> None:

@@ -152,6 +152,48 @@ class Producer:
         await self._wait_for(slots[0])
         return [_receipt(slot) for slot in slots]
 
+    async def send_atomic(self, messages: Sequence[Message], /) -> Sequence[Receipt]:
+        """Store messages of several topics as one entry of one replica group's log: all or none, for every reader.
+
+        The group is that of the first message's queue; all topics need queues there. Within it an `order_key` picks the
+        queue, so keep the keys of ordered topics to atomic sends, or to topics with one group. Not for delayed
+        messages, and only with brokers of ours. Raises as `send`; `SendUnknown.id` is the first message's.
+        """
+        self._check_open()
+        if not messages:
+            return []
+        if any(map(is_postponed, messages)):
+            raise BadRequest("an atomic send cannot be delayed")
+        outgoing = [prepare(message, self._compress_over) for message in messages]
+        sent_to = next((message._sent_to for message in messages if message._sent_to is not None), None)
+        first = sent_to or self._choose(messages[0], await self._spread(messages[0].topic))
+        deadline, bounded = bounded_deadline(self._instance.default_timeout)
+        together = Queue("", first.group, 0)
+        slots: list[Slot] = []
+        for each, message in zip(outgoing, messages, strict=True):
+            target = message._sent_to or self._within(message, await self._spread(message.topic), first.group)
+            slot = Slot(each, together, self._sink, pinned=True, again=sent_to is not None, deadline=deadline)
+            slot.target = target
+            slot.bounded = bounded
+            slots.append(slot)
+        bundle = tuple(slots)
+        for slot in slots:
+            slot.bundle = bundle
+        self._submit(bundle)
+        await self._wait_for(slots[0])
+        return [_receipt(slot) for slot in slots]
+
+    @staticmethod
+    def _within(message: Message, spread: Spread, group: str) -> Queue:
+        """The message's queue in this replica group."""
+        queues = tuple(queue for queue in spread.sorted if queue.group == group)
+        if not queues:
+            raise BadRequest(
+                f"the topic {message.topic!r} has no queue in the replica group {group}",
+                advice="an atomic send needs all its topics in one group",
+            )
+        return pick_by_key(queues, message.order_key or message.topic)
+
     async def send_oneway(self, message: Message, /, *, queue: Queue | None = None) -> None:
         """Hand a message to the connection and forget it: no answer, no repetition, no receipt.
 

@@ -154,6 +154,8 @@ class RequestCode(IntEnum):
     """Ours: a slave asks the master of its group to let it follow."""
     LIST_TIMERS = 9020
     """Ours: timed messages that wait. Body `trimq.wire.body.timers.TimerList`."""
+    SEND_ATOMIC = 9021
+    """Ours: messages of several topics as one entry. Body `trimq.wire.body.atomic`."""
     POP_MESSAGE = 200050
     ACK_MESSAGE = 200051
     PEEK_MESSAGE = 200052

@@ -27,6 +27,7 @@ from trimq.wire import header_binary
 from trimq.wire.codes import RequestCode, language_of
 from trimq.wire.command import FLAG_ONEWAY, FLAG_RESPONSE, decode, split_frame
 from trimq.wire.header_json import DECODE_ERRORS, I32
+from trimq.wire.headers.atomic import AtomicHeader
 from trimq.wire.headers.base import Header
 from trimq.wire.headers.offset import QueryOffsetHeader, UpdateOffsetHeader
 from trimq.wire.headers.pull import PullHeader
@@ -36,6 +37,7 @@ __all__ = [
     "PULL_CODES",
     "SEND_CODES",
     "Request",
+    "decode_atomic_send",
     "decode_pull",
     "decode_query_offset",
     "decode_send",
@@ -172,6 +174,9 @@ decode_pull: Final = decoder_of(PullHeader, PULL_CODES)
 """Codes 11 and 361."""
 decode_update_offset: Final = decoder_of(UpdateOffsetHeader, frozenset({int(RequestCode.UPDATE_CONSUMER_OFFSET)}))
 decode_query_offset: Final = decoder_of(QueryOffsetHeader, frozenset({int(RequestCode.QUERY_CONSUMER_OFFSET)}))
+
+decode_atomic_send: Final = decoder_of(AtomicHeader, frozenset({int(RequestCode.SEND_ATOMIC)}))
+"""Code 9021."""
 
 _send_v1_json = _json_decoder(SendHeader)
 _send_v2_json = _json_decoder(SendHeaderV2)
