@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 import trimq
-from trimq.errors import NoRoute
+from trimq.errors import BadRequest, NoRoute
 
 BACKENDS = pytest.mark.parametrize("backend", ["trio", "asyncio"])
 Names = Callable[[str], str]
@@ -498,5 +498,28 @@ def test_topics_cluster_and_lag(backend: str, namesrv: str, fresh: Names) -> Non
             with anyio.fail_after(5):
                 while (await mq.admin.lag(group)).messages != 1:  # noqa: ASYNC110  (as above)
                     await anyio.sleep(0.01)
+
+    run(backend, body)
+
+
+@BACKENDS
+@pytest.mark.parametrize("method", ["zlib", "lz4", "zstd"])
+def test_the_producer_chooses_how_bodies_are_compressed(backend: str, method: str, namesrv: str, fresh: Names) -> None:
+    async def body() -> None:
+        topic = fresh("large")
+        text = b"all work and no play " * 10_000
+        async with trimq.connect(namesrv) as mq, mq.producer(compression=method) as producer:  # type: ignore[arg-type]
+            receipt = await producer.send(trimq.Message(topic=topic, body=text))
+            whole = bytes(range(256)) * 16_384  # 4 MiB, the limit
+            largest = await producer.send(trimq.Message(topic=topic, body=whole))
+            async with mq.pull() as reader:
+                for sent, wanted in ((receipt, text), (largest, whole)):
+                    (message,) = (await reader.read(sent.queue, sent.offset, max=1)).messages
+                    assert message.body == wanted
+            with pytest.raises(BadRequest, match="more than 4,194,304"):
+                await producer.send(trimq.Message(topic=topic, body=whole + b"x"))
+            with pytest.raises(BadRequest, match="unknown compression"):
+                async with mq.producer(compression="rar"):  # type: ignore[arg-type]
+                    pass
 
     run(backend, body)

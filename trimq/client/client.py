@@ -66,6 +66,7 @@ class Client:
         *,
         idempotent: bool = True,
         compress_over: int = COMPRESS_OVER,
+        compression: Literal["zlib", "lz4", "zstd"] = "zlib",
         max_in_flight: int = 1000,
         auto_batch: bool = True,
         check: Checker | None = None,
@@ -73,7 +74,8 @@ class Client:
         """A producer of its own.
 
         `idempotent`: repetitions inside are stored once (brokers of ours). `compress_over`: bodies of at least so
-        many bytes are compressed (zlib). `max_in_flight`: messages without an outcome; above it `send` waits.
+        many bytes are compressed. `compression`: how; consumers from before RocketMQ 5 read zlib only, lz4 and zstd
+        need `pip install trimq[compression]`. `max_in_flight`: messages without an outcome; above it `send` waits.
         `auto_batch`: messages that queue up while a request is in flight travel together. `check`: says what became of
         a transaction of this group (`Producer.transaction`) when a broker asks; keep such a producer open, so that
         there is somebody to ask.
@@ -83,6 +85,7 @@ class Client:
             group,
             idempotent=idempotent,
             compress_over=compress_over,
+            compression=compression,
             max_in_flight=max_in_flight,
             auto_batch=auto_batch,
             check=check,

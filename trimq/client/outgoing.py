@@ -62,7 +62,7 @@ class Outgoing:
         self.batchable = not sys_flag and self.size <= BATCHABLE_BYTES_MAX and not is_postponed(message)
 
 
-def prepare(message: Message, compress_over: int, *, half_of: str = "") -> Outgoing:
+def prepare(message: Message, compress_over: int, method: str = "zlib", *, half_of: str = "") -> Outgoing:
     """Check and encode one message; `half_of`: as a half message of this producer group.
 
     Raises `BadRequest` (`BadName` for the topic).
@@ -75,7 +75,7 @@ def prepare(message: Message, compress_over: int, *, half_of: str = "") -> Outgo
     if half_of:
         properties += f"\x02TRAN_MSG\x01true\x02PGROUP\x01{half_of}"
         sys_flag = TRANSACTION_PREPARED
-    body, bits = pack_body(body, compress_over)
+    body, bits = pack_body(body, compress_over, method)
     return Outgoing(message, body, properties, sys_flag | bits)
 
 
@@ -87,7 +87,7 @@ def prepare_stored(properties: Mapping[str, str]) -> str:
     return text
 
 
-def pack_body(body: bytes, compress_over: int) -> tuple[bytes, int]:
+def pack_body(body: bytes, compress_over: int, method: str = "zlib") -> tuple[bytes, int]:
     """The body as it goes over the wire, and the flag bits that say how."""
     if len(body) > BODY_BYTES_MAX:
         raise BadRequest(
@@ -95,7 +95,7 @@ def pack_body(body: bytes, compress_over: int) -> tuple[bytes, int]:
             advice="send a reference to the data, or split it",
         )
     if len(body) >= compress_over:
-        packed, bits = compress(body)
+        packed, bits = compress(body, method)
         if len(packed) < len(body):
             return packed, bits
     return body, 0

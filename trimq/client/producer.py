@@ -32,6 +32,7 @@ from trimq.client.timers import recall
 from trimq.client.timing import Backoff, bounded_deadline, deadline_for
 from trimq.client.transaction import Checker, Transaction, check_half
 from trimq.errors import BadRequest, NoRoute, NotStored, SendUnknown, TrimqError
+from trimq.message.compression import compress
 from trimq.message.names import check_group, check_topic
 from trimq.wire.codes import RequestCode
 from trimq.wire.command import Command
@@ -81,6 +82,7 @@ class Producer:
         *,
         idempotent: bool,
         compress_over: int,
+        compression: str,
         max_in_flight: int,
         auto_batch: bool,
         check: Checker | None,
@@ -91,6 +93,7 @@ class Producer:
         self._tasks = tasks
         self._pid = f"{instance.rng.getrandbits(64):016x}" if idempotent else None
         self._compress_over = compress_over
+        self._compression = compression
         self._max_in_flight = max_in_flight
         self._auto_batch = auto_batch
         self._drivers: dict[str, LaneDriver] = {}
@@ -164,7 +167,7 @@ class Producer:
             return []
         if any(map(is_postponed, messages)):
             raise BadRequest("an atomic send cannot be delayed")
-        outgoing = [prepare(message, self._compress_over) for message in messages]
+        outgoing = [prepare(message, self._compress_over, self._compression) for message in messages]
         sent_to = next((message._sent_to for message in messages if message._sent_to is not None), None)
         first = sent_to or self._choose(messages[0], await self._spread(messages[0].topic))
         deadline, bounded = bounded_deadline(self._instance.default_timeout)
@@ -200,7 +203,9 @@ class Producer:
         Raises `NoRoute` or `Disconnected` when no broker can be reached.
         """
         self._check_open()
-        slot = Slot(prepare(message, self._compress_over), queue or await self._next_queue(message), _ignore)
+        slot = Slot(
+            prepare(message, self._compress_over, self._compression), queue or await self._next_queue(message), _ignore
+        )
         fields = send_fields(Request(slot.queue, [slot], 0), self.group, self._instance.clock.wall_ms())
         command = Command(code=RequestCode.SEND_MESSAGE_V2, ext=fields, body=slot.message.body)
         with anyio.CancelScope(deadline=deadline_for(self._instance.default_timeout)):
@@ -252,7 +257,7 @@ class Producer:
 
     async def _send_prepared(self, message: Message, properties: str, queue: Queue | None) -> Receipt:
         """Send with a property string that was made elsewhere: for messages that were stored before."""
-        body, bits = pack_body(message.body, self._compress_over)
+        body, bits = pack_body(message.body, self._compress_over, self._compression)
         slot = await self._admit(message, queue, outgoing=Outgoing(message, body, properties, bits))
         await self._wait_for(slot)
         return _receipt(slot)
@@ -285,7 +290,7 @@ class Producer:
     ) -> Slot:
         self._check_open()
         if outgoing is None:
-            outgoing = prepare(message, self._compress_over, half_of=self.group if half else "")
+            outgoing = prepare(message, self._compress_over, self._compression, half_of=self.group if half else "")
         spread = self._spreads.get(message.topic) or await self._spread(message.topic)
         target = message._sent_to or queue
         deadline, bounded = bounded_deadline(self._instance.default_timeout)
@@ -558,10 +563,12 @@ async def open_producer(
     compress_over: int,
     max_in_flight: int,
     auto_batch: bool,
+    compression: str = "zlib",
     check: Checker | None = None,
 ) -> AsyncIterator[Producer]:
     """A producer for the length of the block; on the way out whoever still waits in `send` is told what is known."""
     check_group(group)
+    compress(b"", compression)  # unknown, or its library is missing: say so now
     if check is not None and group in FORBIDDEN_GROUPS:
         raise BadRequest(f"transactions need a producer group of their own, not {group!r}")
     failure: Exception | None = None
@@ -572,6 +579,7 @@ async def open_producer(
             tasks,
             idempotent=idempotent,
             compress_over=compress_over,
+            compression=compression,
             max_in_flight=max_in_flight,
             auto_batch=auto_batch,
             check=check,
