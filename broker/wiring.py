@@ -241,8 +241,9 @@ class Wiring:
             pid=self.env.pid,
             started_ms=self.env.clock.wall_ms(),
         )
+        timers = TimerProcessor(config, state, store, intake, replicator, timer, self.env.clock, counters)
         processors = Processors(
-            send=SendProcessor(config, intake, placing, counters),
+            send=SendProcessor(config, intake, placing, counters, timers.cancel_by_send),
             atomic=AtomicProcessor(config, state, store, intake, counters),
             pull=pulls,
             offsets=commits,
@@ -254,7 +255,7 @@ class Wiring:
                 counters,
                 self.env.rng(f"{config.broker_name}/{config.node_id}", "send-back"),
             ),
-            timers=TimerProcessor(config, state, store, intake, replicator, timer, self.env.clock, counters),
+            timers=timers,
             transactions=TransactionProcessor(store, intake, replicator, placing, self.env.clock, counters),
             clients=ClientProcessor(config, clients, members, intake, replicator, registration),
             consumers=ConsumerProcessor(config, state, store, intake, replicator, members, leases, pending),
@@ -294,6 +295,7 @@ class Wiring:
             *guard,
             *(lane.run for lane in lanes.all()),
             processors.atomic.run,
+            timers.run,
             pulls.run,
             polling.run,
             terms.run,

@@ -7,6 +7,8 @@ what is stored already, and answers once the entry is acknowledged. Nothing here
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from broker.config import BrokerConfig
 from broker.metadata.group_settings import settings_of
 from broker.metadata.topics import TopicInfo
@@ -15,7 +17,7 @@ from broker.metrics import Counters
 from broker.processor.request import Refused, Typed, later
 from broker.replication.base import ReplyTo
 from broker.replication.intake import Intake
-from broker.replication.requests import NO_HOST, PutMessage
+from broker.replication.requests import NO_HOST, Answer, PutMessage
 from broker.service.delay import PROPERTIES_MAX
 from broker.service.half import HALF_TOPIC, halve
 from broker.service.placing import Placing
@@ -36,7 +38,15 @@ MAX_RECONSUME_VERSION = 121
 class SendProcessor:
     """Takes sends of one replica. Register it for a leader that admits."""
 
-    def __init__(self, config: BrokerConfig, intake: Intake, placing: Placing, counters: Counters) -> None:
+    def __init__(
+        self,
+        config: BrokerConfig,
+        intake: Intake,
+        placing: Placing,
+        counters: Counters,
+        cancel: Callable[[str, str, Answer], None],
+    ) -> None:
+        self._cancel = cancel
         self._config = config
         self._intake = intake
         self._placing = placing
@@ -114,6 +124,10 @@ class SendProcessor:
         text = request.header.properties
         # Four scans over a short string are cheaper than parsing it; only the few that hit are parsed.
         if "TRAN_MSG" in text or "DELAY" in text or "TIMER_" in text or "__STARTDELIVERTIME" in text:
+            key = properties.parse(text).get("TIMER_DEL_UNIQKEY") if "TIMER_DEL_UNIQKEY" in text else None
+            if key:
+                self._cancel(request.header.topic, key, later(request, reply, ours=head.sequence is not None))
+                return
             self._special(head, text)
         self._intake.put(head, later(request, reply, ours=head.sequence is not None))
         self._counters.put_messages += 1

@@ -20,8 +20,10 @@ from broker.metadata.timer_ops import TimerCancel
 from broker.metadata.timers import CANCELLED_MAX
 from broker.metrics import Counters
 from broker.processor.request import Refused, Request
-from broker.replication.base import Replicator
+from broker.replication.answers import refusal_frame
+from broker.replication.base import Busy, NotLeader, Replicator
 from broker.replication.intake import Intake
+from broker.replication.requests import Answer
 from broker.service.timed import due_of, make_handle, read_handle
 from broker.service.timer import TimerService
 from broker.service.wheel import FAR_QUEUE, SLOTS, TIMER_TOPIC, slot_of
@@ -45,6 +47,8 @@ SCAN_MAX = 20_000
 READ_COUNT = 256
 READ_BYTES = 1 << 20
 CANDIDATES_MAX = 1_024
+CANCELS_MAX = 256
+"""Sends that cancel and wait for their look-up."""
 FOREVER_MS = 1 << 62
 
 
@@ -70,6 +74,7 @@ class TimerProcessor:
         self._timer = timer
         self._clock = clock
         self._counters = counters
+        self._cancels_in, self._cancels_out = trio.open_memory_channel[tuple[str, str, Answer]](CANCELS_MAX)
 
     # --- recall
 
@@ -131,6 +136,42 @@ class TimerProcessor:
             ):
                 found.append(record)
         return found
+
+    # --- a send that cancels
+
+    def cancel_by_send(self, topic: str, key: str, answer: Answer) -> None:
+        """A send with TIMER_DEL_UNIQKEY: the older way to cancel. `key` is the unique id, or `topic+id`.
+
+        Answered by `run`: like a send that was stored, at the place of the cancelled message. Raises `Busy`.
+        """
+        try:
+            self._cancels_in.send_nowait((topic, key.removeprefix(f"{topic}+"), answer))
+        except trio.WouldBlock:
+            raise Busy("too many messages are being cancelled") from None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve `cancel_by_send` until cancelled, one after the other."""
+        task_status.started()
+        async for topic, unique, answer in self._cancels_out:
+            try:
+                await self._cancel_sent(topic, unique, answer)
+            except (Refused, NotLeader, Busy, StoreError, OSError) as error:
+                refused = error if isinstance(error, Refused) else Refused(ResponseCode.SYSTEM_BUSY, str(error))
+                answer.reply.send(refusal_frame(answer, refused))
+
+    async def _cancel_sent(self, topic: str, unique: str, answer: Answer) -> None:
+        await self._intake.settle()
+        for record in await self._copies(topic, unique):
+            if self._intake.view.tables.timers.waits(record.queue_id, due_of(record), record.queue_offset):
+                answer.ok_frame = self._intake.answers.stored(
+                    answer, record.queue_id, record.queue_offset, (record.position,)
+                )
+                self._intake.put_batch([], answer, ops=[TimerCancel(record.queue_id, record.queue_offset)])
+                self._counters.timers_recalled += 1
+                return
+        raise Refused(
+            ResponseCode.MESSAGE_ILLEGAL, f"TIMER_DEL_UNIQKEY: message {unique} of {topic} does not wait (any more)"
+        )
 
     # --- list
 

@@ -219,6 +219,21 @@ async def test_a_recall_that_comes_too_late_is_told_so(autojump_clock: MockClock
 
 
 @asynchronous
+async def test_a_send_may_cancel_too(autojump_clock: MockClock) -> None:
+    async with open_local() as (replica, user, _world):
+        for number in range(2):
+            await send_timed(user, b"x", id=f"U{number}", TIMER_DELAY_SEC="5")
+        for key in ("U0", "T+U1"):
+            answer = await user.send("T", b"", props={"TIMER_DEL_UNIQKEY": key, "TIMER_DELAY_SEC": "5"})
+            assert answer.code == 0, answer
+        again = await user.send("T", b"", props={"TIMER_DEL_UNIQKEY": "U0", "TIMER_DELAY_SEC": "5"})
+        assert again.code == ResponseCode.MESSAGE_ILLEGAL
+        assert "does not wait" in (again.remark or "")
+        await trio.sleep(8)
+        assert waiting_end(replica, "T") == 0
+
+
+@asynchronous
 async def test_listing_names_what_waits_by_topic_and_in_pages(autojump_clock: MockClock) -> None:
     async with open_local(timer_roll_s=3_000) as (_, user, _world):
         began = wall_ms()
