@@ -7,10 +7,10 @@ Prints:
 
     invoice 1: attempt 1 fails
     dead letter: invoice 1 ...
-    sent again: ...
     invoice 1 (mended): done
 """
 
+import logging
 import sys
 from dataclasses import replace
 
@@ -53,11 +53,12 @@ async def main() -> None:
             for letter in found:
                 print(f"dead letter: {letter.body.decode()} of {letter.topic}, tried {letter.attempts} times")
             async for result in letters.redrive(edit=mend):
-                print(f"sent again: {result.receipt or result.error}")
+                print(f"sent again: {result.letter.id} {'stored' if result.ok else result.error}")
             with trio.fail_after(20):
                 await done.wait()
         nursery.cancel_scope.cancel()
 
 
 if __name__ == "__main__":
+    logging.basicConfig(level=logging.ERROR)  # the library warns of every dead letter
     trio.run(main)
