@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -30,7 +31,7 @@ from trimq.remoting.system import AnyioNetwork, SystemClock
 from trimq.testing.local_cluster import LocalCluster
 from trimq.testing.status import ask
 
-__all__ = ["DELAY_LEVELS", "DELAY_LEVELS_MS", "delays", "transactions"]
+__all__ = ["DELAY_LEVELS", "DELAY_LEVELS_MS", "delays", "small_cluster", "transactions"]
 
 GROUP = "broker-a"
 _LEVELS_S = (1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 7, 8, 9, 10, 11, 12, 14)
@@ -40,6 +41,18 @@ DELAY_LEVELS_MS = [seconds * 1_000 for seconds in _LEVELS_S]
 TROUBLE_MS = 3_000
 """So long after a kill a message may be late: the group has no leader, and the machine starts a process."""
 WORKERS = 8
+
+
+def small_cluster(directory: Path) -> AbstractContextManager[LocalCluster]:
+    """One group of three nodes with short delays and an impatient broker."""
+    return local_cluster(
+        directory,
+        groups=1,
+        messageDelayLevel=DELAY_LEVELS,
+        transactionTimeOut="1000",
+        transactionCheckInterval="1000",
+        timerRollSeconds="10",
+    )
 
 
 # --- kills
@@ -291,18 +304,11 @@ def main(arguments: Sequence[str]) -> int:
             return await transactions(cluster, count=args.count, kills=args.kills, rng=rng)
         return await delays(cluster, levels=args.levels, timed=args.timed, kills=args.kills, span_s=args.span, rng=rng)
 
-    with tempfile.TemporaryDirectory() as folder, local_cluster(Path(folder), groups=1, **SETTINGS) as cluster:
+    with tempfile.TemporaryDirectory() as folder, small_cluster(Path(folder)) as cluster:
         result = trio.run(drill, cluster)
     print(json.dumps({"drill": args.drill, "violations": result.violations, **result.as_json()}))
     return 1 if result.violations else 0
 
-
-SETTINGS = {
-    "messageDelayLevel": DELAY_LEVELS,
-    "transactionTimeOut": "1000",
-    "transactionCheckInterval": "1000",
-    "timerRollSeconds": "10",
-}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

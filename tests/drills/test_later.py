@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.drills.later import SETTINGS, delays, transactions
-from tests.drills.support import local_cluster
+from tests.drills.later import delays, small_cluster, transactions
 
 
 @pytest.mark.slow
@@ -21,7 +20,7 @@ def test_delayed_messages_come_once_and_none_early_through_kills(tmp_path: Path)
         assert seen.violations == 0
         assert seen.sent >= 590
 
-    with local_cluster(tmp_path, groups=1, **SETTINGS) as cluster:
+    with small_cluster(tmp_path) as cluster:
         trio.run(run)
 
 
@@ -35,5 +34,5 @@ def test_transactions_are_visible_as_decided_through_kills(tmp_path: Path) -> No
         assert seen.begun >= 280
         assert seen.left > 10
 
-    with local_cluster(tmp_path, groups=1, **SETTINGS) as cluster:
+    with small_cluster(tmp_path) as cluster:
         trio.run(run)
