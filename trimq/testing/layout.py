@@ -8,6 +8,7 @@ above it (HA +1, WebSocket +4, metrics +8). All of it lies within N..N+1000, and
 from __future__ import annotations
 
 import errno
+import random
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -74,10 +75,14 @@ def taken_port(layout: Layout) -> int | None:
 def free_layout(*, nodes: int, groups: int, start: int = 12_000) -> Layout:
     """A layout whose ports are all free now, below the ephemeral range: what `--base-port 0` means.
 
-    Below that range no outgoing connection of anybody can take a port between this look and the start.
+    Below that range no outgoing connection of anybody can take a port between this look and the start. The block is
+    drawn, not the first one: two clusters that are made at the same moment would look at the same block, find it free,
+    and one of them would not start.
     """
     limit = _ephemeral_start() - BLOCK_PORTS
-    for base in [*range(start, limit, BLOCK_PORTS), *range(2_000, start, BLOCK_PORTS)]:
+    blocks = list(range(start, limit, BLOCK_PORTS))
+    random.Random().shuffle(blocks)
+    for base in [*blocks, *range(2_000, start, BLOCK_PORTS)]:
         layout = Layout(base_port=base, nodes=nodes, groups=groups)
         if taken_port(layout) is None:
             return layout
