@@ -68,10 +68,15 @@ class Killer:
 
     def healed(self) -> None:
         """Wait until all nodes are back and every group has a ready leader."""
+        self.returned()
+        wait_ready_blocking(self._cluster)
+
+    def returned(self) -> None:
+        """Wait until what was killed is started again. A test that failed does this before its cluster is stopped:
+        else a node would come back behind it, and stay."""
         for thread in self._back:
             thread.join()
         self._back.clear()
-        wait_ready_blocking(self._cluster)
 
 
 @dataclass(slots=True)

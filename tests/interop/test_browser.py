@@ -99,11 +99,14 @@ def test_a_page_sends_and_subscribes_while_leaders_are_killed(stage: tuple[Brows
         MESSAGES,
     )
     killer = Killer(cluster)
-    for number in range(KILLS):
-        at = MESSAGES * (number + 1) // (KILLS + 1)
-        browser.run("while (run.acked.length < args[0]) await new Promise((resolve) => setTimeout(resolve, 50));", at)
-        killer.kill()
-    browser.run("await run.sending;")
+    try:
+        for number in range(KILLS):
+            at = MESSAGES * (number + 1) // (KILLS + 1)
+            browser.run("while (run.acked.length < args[0]) await new Promise((done) => setTimeout(done, 50));", at)
+            killer.kill()
+        browser.run("await run.sending;")
+    finally:
+        killer.returned()
     killer.healed()
     browser.run(
         "const until = Date.now() + 60_000;"

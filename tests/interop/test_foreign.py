@@ -49,6 +49,7 @@ def test_ten_thousand_messages_and_three_leader_kills(client: Foreign, tmp_path:
         finally:
             for program in programs:
                 program.close()
+            killer.returned()
     acked = {f"body-{n}" for n in range(MESSAGES)} - failed
     lost, inside, elsewhere = len(acked - there.bodies), there.twice_in_one_group, there.twice_elsewhere
     notes = [client.note, *(f"{count} x {text[:60]}" for text, count in Counter(producer.errors).most_common(2))]

@@ -129,10 +129,13 @@ def test_a_web_server_logs_ten_thousand_requests_while_leaders_are_killed(tmp_pa
         create_topic(namesrv, topic)
         with nginx(tmp_path, client, namesrv, topic) as port:
             load, killer = Load(port), Killer(cluster)
-            for number in range(KILLS):
-                load.reached(MESSAGES * (number + 1) // (KILLS + 1))
-                killer.kill()
-            load.join()
+            try:
+                for number in range(KILLS):
+                    load.reached(MESSAGES * (number + 1) // (KILLS + 1))
+                    killer.kill()
+            finally:
+                load.join()
+                killer.returned()
         killer.healed()
         there = stored(namesrv, topic)
     lost = len(set(load.acked) - there.bodies)
