@@ -54,9 +54,19 @@ class Rates:
     def __init__(self) -> None:
         self._samples: deque[tuple[float, Counters]] = deque(maxlen=max(self.SPANS) + 1)
 
-    def sample(self, now: float, counters: Counters) -> None:
-        """Remember the counters at monotonic time `now`; call it every `SAMPLE_S`."""
-        self._samples.append((now, counters.snapshot()))
+        self._day = -1
+        self.this_morning = Counters()
+        """The counters when this day began, or at the start of the process if that was later ..."""
+        self.yesterday_morning = Counters()
+        """... and the same of the day before."""
+
+    def sample(self, now: float, counters: Counters, *, day: int = 0) -> None:
+        """Remember the counters at monotonic time `now`, on day number `day`; call it every `SAMPLE_S`."""
+        taken = counters.snapshot()
+        if day != self._day and self._day >= 0:
+            self.yesterday_morning, self.this_morning = self.this_morning, taken
+        self._day = day
+        self._samples.append((now, taken))
 
     def rate(self, name: str, span: int) -> float:
         """Per second, over the newest `span` samples (fewer right after the start)."""

@@ -289,7 +289,7 @@ class Wiring:
             ],
             observers=[registration.role_changed, lambda event: polling.role_changed(), leaderless.role_changed],
         )
-        housekeeping = Housekeeping(clients, members, counters, rates)
+        housekeeping = Housekeeping(clients, members, counters, rates, self.env.clock)
         guard: list[Service] = [] if isinstance(replicator, RaftReplicator) else [partial(_guard_disk, store)]
         services: list[Service] = [
             *guard,
@@ -317,7 +317,7 @@ class Wiring:
         clock = self.env.clock
         return Administration(
             topics=TopicAdmin(config, state, store, intake, replicator, clients, registration),
-            groups=GroupAdmin(config, state, store, intake, replicator, clients),
+            groups=GroupAdmin(config, state, store, intake, replicator, clients, statistics),
             progress=ProgressAdmin(config, state, store, intake, clients, clock),
             clients=ClientAdmin(config, store, replicator, clients, calls, clock),
             inspection=Inspection(config, state, store, replicator, clients, statistics),

@@ -78,6 +78,11 @@ class Statistics:
         item = self._items.get((name, key))
         return item.data() if item is not None else None
 
+    def finished_per_s(self, topic: str, group: str) -> float:
+        """Messages of a topic that a consumer group finished per second, over the last minute."""
+        found = self.data(GROUP_GET, f"{topic}@{group}")
+        return found.statsMinute.tps if found is not None else 0.0
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Sample until cancelled."""
         task_status.started()

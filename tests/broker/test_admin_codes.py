@@ -113,6 +113,13 @@ async def test_other_keys_and_bad_values_change_nothing(text: str, autojump_cloc
         assert (await near.ask(Code.UPDATE_BROKER_CONFIG, {}, b"")).code == ResponseCode.SYSTEM_ERROR
 
 
+async def test_the_configuration_has_what_export_tools_read_without_asking(autojump_clock: MockClock) -> None:
+    async with open_local(delay_levels_ms=(1_000, 90_000, 600_000, 7_200_000)) as (_, user, _world):
+        shown = dict(line.split("=", 1) for line in (await user.ask(Code.GET_BROKER_CONFIG)).body.decode().splitlines())
+        assert shown["messageDelayLevel"] == "1s 90s 10m 2h"
+        assert {"filterServerNums", "maxMessageSize", "slaveReadEnable", "traceOn", "useTLS"} <= shown.keys()
+
+
 # --- many at once
 
 
@@ -226,6 +233,8 @@ async def test_statistics_count_what_topics_took_and_groups_finished(autojump_cl
         await trio.sleep(SAMPLE_S + 1)
         got = body(await user.ask(Code.VIEW_BROKER_STATS_DATA, {"statsName": "GROUP_GET_NUMS", "statsKey": "T@g"}))
         assert got["statsDay"]["sum"] == 10
+        progress = body(await user.ask(Code.GET_CONSUME_STATS, {"consumerGroup": "g", "topic": "T"}))
+        assert progress["consumeTps"] == got["statsMinute"]["tps"] > 0
         missing = await user.ask(Code.VIEW_BROKER_STATS_DATA, {"statsName": "TOPIC_PUT_NUMS", "statsKey": "Nobody"})
         assert missing.code == ResponseCode.SYSTEM_ERROR
 

@@ -66,3 +66,11 @@ def test_the_metrics_page_names_every_counter_with_its_labels() -> None:
     page = exposition({"broker": "b"}, {"trimq_term": 3.0}, Counters(put_messages=7))
     assert 'rocketmq_messages_in_total{broker="b"} 7' in page
     assert 'trimq_term{broker="b"} 3' in page
+
+
+def test_each_morning_has_its_counters() -> None:
+    rates, counters = Rates(), Counters()
+    for day, total in ((7, 0), (7, 10), (8, 30), (8, 40), (9, 70)):
+        counters.put_messages = total
+        rates.sample(0, counters, day=day)
+    assert (rates.yesterday_morning.put_messages, rates.this_morning.put_messages) == (30, 70)

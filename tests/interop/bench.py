@@ -153,3 +153,32 @@ def send(namesrv: str, topic: str, bodies: Sequence[str], *, tags: Sequence[str]
                 )
 
     trio.run(main)
+
+
+@dataclass(slots=True)
+class Found:
+    """What a row measured."""
+
+    messages: int = 0
+    lost: int = 0
+    twice: int = 0
+    errors: int = 0
+    notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def expect(self, holds: bool, problem: str) -> None:
+        if not holds:
+            self.problems.append(problem)
+
+
+def bodies(count: int) -> list[str]:
+    return [f"body-{n}" for n in range(count)]
+
+
+def compare(found: Found, wanted: set[str], there: Stored) -> None:
+    """Count what is missing or stored twice. Copies in another replica group are the client's own retry there."""
+    found.lost = len(wanted - there.bodies)
+    found.twice = there.twice_in_one_group
+    if there.twice_elsewhere:
+        found.notes.append(f"{there.twice_elsewhere} sent again by the client to another broker")
+    found.expect(not there.bodies - wanted, f"{len(there.bodies - wanted)} messages that were not sent")

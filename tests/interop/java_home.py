@@ -89,7 +89,7 @@ class Program:
         self._log = log
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
-                arguments, stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL, cwd=home, text=True
+                arguments, stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.PIPE, cwd=home, text=True
             )
         self.events: list[dict[str, Any]] = []
         self._changed = threading.Condition()
@@ -108,6 +108,12 @@ class Program:
         with self._changed:
             self._ended = True
             self._changed.notify_all()
+
+    def tell(self, line: str) -> None:
+        """Write a line to its standard input."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
 
     def of(self, event: str) -> list[dict[str, Any]]:
         """The lines of one kind so far."""
@@ -145,8 +151,12 @@ class Program:
             self._process.kill()
         self._process.wait()
         self._reader.join()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            try:
+                pipe.close()
+            except BrokenPipeError:
+                pass
 
 
 class Driver:
@@ -162,9 +172,16 @@ class Driver:
     def start(self, what: str, **options: object) -> Program:
         """Start a command of `interop.Main`; it runs until it is done."""
         words = [what, f"namesrv={self.namesrv}", *(f"{key}={value}" for key, value in options.items())]
-        program = Program(
-            command(self.module, "interop.Main", words, home=self.home), self.home / f"{what}.stderr", self.home
-        )
+        return self._start("interop.Main", words, what)
+
+    def admin(self) -> Program:
+        """Start mqadmin (`interop.Admin`), which takes command lines with `tell`."""
+        (self.home / "conf").mkdir(exist_ok=True)
+        (self.home / "conf" / "logback_tools.xml").write_text("<configuration/>\n")  # 4.9 does not start without it
+        return self._start("interop.Admin", [], "mqadmin")
+
+    def _start(self, main: str, words: list[str], log: str) -> Program:
+        program = Program(command(self.module, main, words, home=self.home), self.home / f"{log}.stderr", self.home)
         self._running.append(program)
         return program
 

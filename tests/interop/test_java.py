@@ -11,13 +11,12 @@ import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from tests.interop import bench, java_home
-from tests.interop.bench import Killer, Stored, cluster_for_clients, create_topic, stored
+from tests.interop.bench import Found, Killer, Stored, bodies, cluster_for_clients, compare, create_topic, stored
 from tests.interop.java_home import Driver, NotToBeHad, Program
 from tests.interop.table import FAILED, NOT_TO_BE_HAD, PASSED, Row, record
 from trimq.testing.local_cluster import LocalCluster
@@ -32,22 +31,6 @@ SETTINGS = {
     "transactionCheckInterval": "2000",
 }
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(420)]
-
-
-@dataclass(slots=True)
-class Found:
-    """What a row measured."""
-
-    messages: int = 0
-    lost: int = 0
-    twice: int = 0
-    errors: int = 0
-    notes: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-    def expect(self, holds: bool, problem: str) -> None:
-        if not holds:
-            self.problems.append(problem)
 
 
 class Bench:
@@ -79,19 +62,6 @@ class Bench:
         bench.send(self.namesrv, topic, bodies[:half], tags=tags)
         self.killer.kill()
         bench.send(self.namesrv, topic, bodies[half:], tags=tags)
-
-
-def bodies(count: int) -> list[str]:
-    return [f"body-{n}" for n in range(count)]
-
-
-def compare(found: Found, wanted: set[str], there: Stored) -> None:
-    """Count what is missing or stored twice. Copies in another replica group are the client's own retry there."""
-    found.lost = len(wanted - there.bodies)
-    found.twice = there.twice_in_one_group
-    if there.twice_elsewhere:
-        found.notes.append(f"{there.twice_elsewhere} sent again by the client to another broker")
-    found.expect(not there.bodies - wanted, f"{len(there.bodies - wanted)} messages that were not sent")
 
 
 # --- sending

@@ -36,6 +36,16 @@ VERSION_NAME = "V5_3_3"
 """What tools print for the version that we report (`trimq.wire.codes.VERSION`)."""
 
 
+FACTS = {
+    "filterServerNums": "0",
+    "maxMessageSize": "4194304",
+    "slaveReadEnable": "true",
+    "traceOn": "true",
+    "useTLS": "false",
+}
+"""Keys that are no settings here but that tools read without asking whether they are there (exportConfigs)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """What the figures are taken from."""
@@ -72,7 +82,9 @@ class BrokerAdmin:
     async def configuration(self, request: Request) -> bytes:
         """Code 26: every key with the value in force, as properties text."""
         config = self._live.now
-        lines = [f"{each.metadata['key']}={_text(getattr(config, each.name))}" for each in fields(config)]
+        shown = {**FACTS, **{each.metadata["key"]: _text(getattr(config, each.name)) for each in fields(config)}}
+        shown["messageDelayLevel"] = " ".join(_level(delay) for delay in config.delay_levels_ms)
+        lines = [f"{key}={value}" for key, value in shown.items()]
         version = data_version(self._parts.state, self._parts.replicator)
         body = ("\n".join(sorted(lines)) + "\n").encode()
         return request.success({"version": version.to_json().decode()}, body=body)
@@ -124,11 +136,11 @@ class BrokerAdmin:
             "getMissTps": rates.tps3("get_requests_missed"),
             "getTransferredTps": rates.tps3("get_messages"),
             "getTransferedTps": rates.tps3("get_messages"),
-            "msgPutTotalYesterdayMorning": "0",
-            "msgPutTotalTodayMorning": "0",
+            "msgPutTotalYesterdayMorning": str(rates.yesterday_morning.put_messages),
+            "msgPutTotalTodayMorning": str(rates.this_morning.put_messages),
             "msgPutTotalTodayNow": str(counters.put_messages),
-            "msgGetTotalYesterdayMorning": "0",
-            "msgGetTotalTodayMorning": "0",
+            "msgGetTotalYesterdayMorning": str(rates.yesterday_morning.get_messages),
+            "msgGetTotalTodayMorning": str(rates.this_morning.get_messages),
             "msgGetTotalTodayNow": str(counters.get_messages),
             "pageCacheLockTimeMills": "0",
             "earliestMessageTimeStamp": str(await parts.store.earliest_time()),
@@ -224,6 +236,15 @@ def _text(value: object) -> str:
     if isinstance(value, tuple):
         return ";".join(f"{each.id}-{each.address}" if hasattr(each, "address") else str(each) for each in value)
     return str(value)
+
+
+def _level(milliseconds: int) -> str:
+    """A delay as `messageDelayLevel` has it: 30s, 10m, 2h."""
+    seconds = milliseconds // 1000
+    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds and seconds % size == 0:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
 
 
 def _duration(milliseconds: int) -> str:

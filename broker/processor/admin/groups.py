@@ -11,6 +11,7 @@ from broker.metadata.topics import TopicInfo
 from broker.processor.request import Refused, Request
 from broker.replication.base import Replicator
 from broker.replication.intake import Intake
+from broker.service.statistics import Statistics
 from broker.service.tables import data_version, group_config, group_scalars
 from trimq.errors import BadName
 from trimq.message import names
@@ -44,6 +45,7 @@ class GroupAdmin:
         intake: Intake,
         replicator: Replicator,
         clients: ClientTable,
+        statistics: Statistics,
     ) -> None:
         self._config = config
         self._state = state
@@ -51,6 +53,7 @@ class GroupAdmin:
         self._intake = intake
         self._replicator = replicator
         self._clients = clients
+        self._statistics = statistics
 
     async def put(self, request: Request) -> bytes:
         """Code 200."""
@@ -114,7 +117,9 @@ class GroupAdmin:
                     lastTimestamp=stamp,
                     pullOffset=consumed,
                 )
-        return request.success(body=ConsumeStats(offsetTable=table).to_json())
+        topics = {queue.topic for queue in table}
+        tps = sum(self._statistics.finished_per_s(topic, group.name) for topic in topics)
+        return request.success(body=ConsumeStats(consumeTps=tps, offsetTable=table).to_json())
 
     def _topics(self, header: ConsumeStatsHeader, with_offsets: set[int]) -> list[TopicInfo]:
         asked = header.topics()

@@ -44,6 +44,7 @@ REFUSALS: Mapping[int, str] = MappingProxyType(
         2002: _COLD,
         2003: _COLD,
         2004: _COLD,
+        200056: "what is popped is in the log, so nothing is to be exported or rolled back",
         **dict.fromkeys(range(3001, 3011), _ACL2),
     }
 )

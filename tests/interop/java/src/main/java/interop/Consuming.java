@@ -89,7 +89,7 @@ final class Consuming {
             });
         }
         consumer.start();
-        Out.say("started");
+        Out.say("started", "client", consumer.buildMQClientId());
         run.finish(options);
         consumer.shutdown();
     }

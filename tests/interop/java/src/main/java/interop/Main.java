@@ -27,6 +27,9 @@ public final class Main {
             case "send":
                 Producing.send(options);
                 break;
+            case "stay":
+                Producing.stay(options);
+                break;
             case "transactions":
                 Transactions.run(options);
                 break;

@@ -68,6 +68,17 @@ final class Producing {
         Out.say("done", "sent", run.stored.get(), "errors", run.errors.get());
     }
 
+    /** `stay topic= seconds=`: a producer that sent one message and stays connected. */
+    static void stay(Options options) throws Exception {
+        Producing run = new Producing(options);
+        run.producer.start();
+        run.until(0, () -> run.producer.send(run.message(0)));
+        Thread.sleep(1500); // its first heartbeat says which group it belongs to
+        Out.say("started", "client", run.producer.buildMQClientId());
+        Thread.sleep(1000L * options.number("seconds", 60));
+        run.producer.shutdown();
+    }
+
     private Message message(int number) {
         String tag = "Tag" + "ABC".charAt(number % 3);
         Message message = new Message(topic, tag, "key-" + number, ("body-" + number).getBytes(StandardCharsets.UTF_8));
