@@ -133,7 +133,7 @@ def parse(text: str) -> list[Row]:
         rows.append(
             Row(
                 client=client,
-                version=cells[1] or rows[-1].version,
+                version=cells[1] if cells[0] else rows[-1].version,
                 feature=cells[2],
                 result=cells[3],
                 messages=counts[0],
