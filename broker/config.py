@@ -143,6 +143,12 @@ class BrokerConfig:
         values.delay_levels().parse("messageDelayLevel", DEFAULT_DELAY_LEVELS),
     )
     """Index 0 is level 1."""
+    strict_subscription: bool = _key("strictSubscription", values.boolean(), False)
+    """Refuse a consumer that subscribes differently than the rest of its group, or whose client id is in use."""
+    server_side_reset: bool = _key("useServerSideResetOffset", values.boolean(), True)
+    """False: every member of a consumer group is told of a reset (220), and one that has no member is refused."""
+    store_reply: bool = _key("storeReplyMessageEnable", values.boolean(), True)
+    """Whether a reply is stored after it was handed to the client that waits for it."""
     property_filter: bool = _key("enablePropertyFilter", values.boolean(), True)
     """Whether SQL92 subscriptions are taken. On, unlike in RocketMQ: what one may cost is bounded here."""
     notify_ids_changed: bool = _key("notifyConsumerIdsChangedEnable", values.boolean(), True)

@@ -124,7 +124,6 @@ NO_EFFECT: Mapping[str, str] = {
     "metricsExporterType": "metrics are served on listenPort+8",
     "metricsPromExporterPort": "metrics are served on listenPort+8",
     "metricsPromExporterHost": "metrics are served on bindAddress",
-    "storeReplyMessageEnable": _LATER,
     "configBlackList": "no request writes configuration yet",
     "brokerConfigPath": "no request writes configuration yet",
     "startAcceptSendRequestTimeStamp": "admission opens when the replica is ready",

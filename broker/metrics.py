@@ -40,6 +40,8 @@ class Counters:
     offsets_committed: int = 0
     duplicates: int = 0
     forwarded_in: int = 0
+    replies: int = 0
+    """Replies to requests that were taken, whether they reached their client or not."""
 
     def snapshot(self) -> Counters:
         return replace(self)

@@ -64,6 +64,8 @@ def make_pages(parts: Parts, more: Gauges = dict) -> dict[str, Page]:
             "trimq_commit_index": float(status.commit),
             "trimq_dispatched_index": float(status.dispatched),
             "trimq_held_pulls": float(len(parts.holds)),
+            "trimq_groups_subscribed_differently": float(len(parts.members.conflicts)),
+            "trimq_client_ids_doubled": float(len(parts.members.doubled)),
             **more(),
         }
         return 200, "text/plain; version=0.0.4", exposition(labels, gauges, parts.counters).encode()

@@ -22,6 +22,7 @@ from broker.processor.admin.clients import ClientAdmin
 from broker.processor.admin.groups import GroupAdmin
 from broker.processor.admin.inspection import Inspection
 from broker.processor.admin.master_slave import MasterSlaveAdmin
+from broker.processor.admin.offsets import OffsetAdmin
 from broker.processor.admin.progress import ProgressAdmin
 from broker.processor.admin.replication import ReplicationAdmin, TakeGroup
 from broker.processor.admin.routes import Administration
@@ -36,6 +37,7 @@ from broker.processor.offsets import OffsetCommits
 from broker.processor.pull_message import PullProcessor
 from broker.processor.query_message import QueryProcessor
 from broker.processor.registry import Dispatcher
+from broker.processor.reply_message import ReplyProcessor
 from broker.processor.routes import Lanes, Processors, make_routes
 from broker.processor.send_back import SendBackProcessor
 from broker.processor.send_message import SendProcessor
@@ -47,7 +49,9 @@ from broker.replication.local import LocalConfig, LocalReplicator
 from broker.replication.pending_offsets import PendingCollector
 from broker.replication.raft_group import GroupConfig, RaftReplicator
 from broker.replication.raft_group import Peer as RaftPeer
+from broker.replication.relay import Relay
 from broker.service.client_calls import ClientCalls
+from broker.service.client_reach import ClientReach
 from broker.service.hold import HoldTable
 from broker.service.housekeeping import Housekeeping
 from broker.service.joining import log_in_sync
@@ -55,6 +59,7 @@ from broker.service.leases import Leases
 from broker.service.live_config import LiveConfig, creation_rules, retention_rules
 from broker.service.long_polling import LongPolling
 from broker.service.members import Members
+from broker.service.offset_resets import OffsetResets
 from broker.service.placing import Placing
 from broker.service.registration import Registration
 from broker.service.schedule import ScheduleService
@@ -216,6 +221,8 @@ class Wiring:
         statistics = Statistics(config.cluster_name, state, store.queues, counters)
         forwarder: Forwarder | None = getattr(replicator, "forwarder", None)
         pending = PendingCollector(intake, replicator, forwarder)
+        relay = Relay(replicator, forwarder)
+        reach = ClientReach(clients, calls, relay)
         holds = HoldTable(total_max=config.held_pulls_max)
         schedule = ScheduleService(config.delay_levels_ms, state, store, intake, replicator, self.env.clock, counters)
         wheel = Wheel(config.timer_roll_s * 1000)
@@ -235,6 +242,7 @@ class Wiring:
             counters=counters,
             rates=rates,
             holds=holds,
+            members=members,
             schedule=schedule,
             lanes={"send": lanes.client, "pull": lanes.disk, "ack": lanes.admin, "query": lanes.query},
             address=lambda: self.address,
@@ -260,7 +268,8 @@ class Wiring:
             clients=ClientProcessor(config, clients, members, intake, replicator, registration),
             consumers=ConsumerProcessor(config, state, store, intake, replicator, members, leases, pending),
             query=QueryProcessor(state, store, replicator),
-            admin=self._administration(parts, clients, calls, statistics, registration),
+            replies=ReplyProcessor(config, intake, reach, self.env.clock, counters, lambda: self.address),
+            admin=self._administration(parts, clients, reach, members, polling, statistics, registration),
             admin_allow=config.admin_allow,
         )
         leaderless = Leaderless(state, intake, replicator, forwarder)
@@ -296,6 +305,7 @@ class Wiring:
             *(lane.run for lane in lanes.all()),
             processors.atomic.run,
             timers.run,
+            relay.run,
             pulls.run,
             polling.run,
             terms.run,
@@ -309,17 +319,21 @@ class Wiring:
         self,
         parts: Parts,
         clients: ClientTable,
-        calls: ClientCalls,
+        reach: ClientReach,
+        members: Members,
+        polling: LongPolling,
         statistics: Statistics,
         registration: Registration,
     ) -> Administration:
         config, state, store, intake, replicator = self.config, self.state, self.store, self.intake, self.replicator
         clock = self.env.clock
+        resets = OffsetResets(config, intake, clients, reach, members.consumer_ids, polling.touched)
         return Administration(
             topics=TopicAdmin(config, state, store, intake, replicator, clients, registration),
-            groups=GroupAdmin(config, state, store, intake, replicator, clients, statistics),
+            groups=GroupAdmin(config, state, store, intake, replicator, clients, statistics, members),
             progress=ProgressAdmin(config, state, store, intake, clients, clock),
-            clients=ClientAdmin(config, store, replicator, clients, calls, clock),
+            offsets=OffsetAdmin(config, state, store, intake, clients, reach, resets),
+            clients=ClientAdmin(config, store, replicator, clients, reach, members.consumer_ids, clock),
             inspection=Inspection(config, state, store, replicator, clients, statistics),
             broker=BrokerAdmin(parts, LiveConfig(config, state, store, intake), intake),
             upkeep=Upkeep(store),

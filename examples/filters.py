@@ -1,5 +1,10 @@
 """Filters: by tag, by a SQL92 condition over properties, and a replay of one key within a window of time.
 
+Prints:
+
+    by price: ['deal 10', 'deal 12', 'deal 14', 'deal 16', 'deal 18', 'deal 20']
+    replayed: ['deal 3', 'deal 8', 'deal 13', 'deal 18', 'deal 23', 'deal 28']
+
 trimq standalone                     # in another terminal
 python examples/filters.py [NAMESRV]
 """

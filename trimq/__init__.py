@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from trimq.client.pull_consumer import PullConsumer
     from trimq.client.push_consumer import PushConsumer
     from trimq.client.received import DeadLetter, Received, Retry
+    from trimq.client.replies import Reply
     from trimq.client.send_stream import SendStream
     from trimq.client.transaction import Outcome, Transaction
 
@@ -50,6 +51,7 @@ __all__ = [
     "Rebalance",
     "Receipt",
     "Received",
+    "Reply",
     "Retry",
     "SendStatus",
     "SendStream",
@@ -75,6 +77,7 @@ _HOME = {
     "Rebalance": "trimq.client.model",
     "Receipt": "trimq.client.model",
     "Received": "trimq.client.received",
+    "Reply": "trimq.client.replies",
     "Retry": "trimq.client.received",
     "SendStatus": "trimq.client.model",
     "SendStream": "trimq.client.send_stream",

@@ -54,6 +54,7 @@ from trimq.client.pull_consumer import PullConsumer as AsyncPullConsumer
 from trimq.client.push_consumer import PushConsumer as AsyncPushConsumer
 from trimq.client.received import DeadLetter, Retry
 from trimq.client.received import Received as AsyncReceived
+from trimq.client.replies import Reply
 from trimq.client.route import Route
 from trimq.client.send_stream import SendStream as AsyncSendStream
 from trimq.client.timers import Timed
@@ -73,6 +74,7 @@ __all__ = [
     "Queue",
     "Receipt",
     "Received",
+    "Reply",
     "Retry",
     "SendStatus",
     "SendStream",
@@ -176,6 +178,14 @@ class Received:
     def retry(self, after: timedelta | None = None) -> None:
         """Hand it back, to be delivered again later."""
         self._portal.call(partial(self.message.retry, after))
+
+    @property
+    def wants_reply(self) -> bool:
+        return self.message.wants_reply
+
+    def reply(self, body: bytes | str, *, tag: str | None = None, properties: Mapping[str, str] | None = None) -> None:
+        """Answer a request."""
+        self._portal.call(partial(self.message.reply, body, tag=tag, properties=properties))
 
     def dead_letter(self, reason: str = "") -> None:
         """Move it to the consumer group's dead letters."""
@@ -525,6 +535,12 @@ class Client:
         """Store one message; `fields` are those of `Message`."""
         return self._portal.call(partial(self._client.send, topic, body, **fields), timeout)
 
+    def request(
+        self, topic: str, body: bytes | str, /, *, timeout: float | None = None, **fields: Any
+    ) -> Reply:  # Any: the fields of Message
+        """Send a message and wait for the reply of whoever consumes it."""
+        return self._portal.call(partial(self._client.request, topic, body, **fields), timeout)
+
     @contextmanager
     def producer(
         self,
@@ -585,10 +601,14 @@ class Client:
 
 @contextmanager
 def connect(
-    namesrv: str | Sequence[str] | None = None, *, default_timeout: float = 10.0, client_id: str | None = None
+    namesrv: str | Sequence[str] | None = None,
+    *,
+    default_timeout: float = 10.0,
+    client_id: str | None = None,
+    trace: bool | str = False,
 ) -> Iterator[Client]:
     """Open a client, with a thread of its own, for the length of the block; arguments as `trimq.connect`."""
     with anyio.from_thread.start_blocking_portal("asyncio") as portal:
-        opening = asynchronous.connect(namesrv, default_timeout=default_timeout, client_id=client_id)
+        opening = asynchronous.connect(namesrv, default_timeout=default_timeout, client_id=client_id, trace=trace)
         with portal.wrap_async_context_manager(opening) as client:
             yield Client(client, _Portal(portal))

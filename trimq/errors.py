@@ -11,6 +11,7 @@
     ├── NoRoute                 a link is missing: name server, topic, permission or broker
     ├── NotStored               a send that surely was not stored: anything may be sent again, anywhere
     ├── SendUnknown             a send without an answer: .id; send the same Message again
+    ├── NoReply                 a request that nobody answered in time: .id; it may be or have been processed
     ├── Busy                    the server asks for patience: .retry_after seconds
     ├── Denied                  credentials or permissions
     └── Disconnected            a connection ended while it was needed: the request may have arrived
@@ -34,6 +35,7 @@ __all__ = [
     "Denied",
     "Disconnected",
     "FrameTooLarge",
+    "NoReply",
     "NoRoute",
     "NotStored",
     "ProtocolError",
@@ -122,6 +124,17 @@ class SendUnknown(TrimqError):
     default_advice = "send the same Message object again: it is stored once"
     retriable = True
     refresh_route = True
+
+    def __init__(self, message: str = "", *, id: str = "", advice: str | None = None) -> None:
+        super().__init__(message, advice=advice)
+        self.id = id
+
+
+class NoReply(TrimqError):
+    """A request was stored and no reply came before the deadline: it may be processed all the same."""
+
+    default_advice = "check that somebody consumes the topic and replies; ask again if asking twice is harmless"
+    retriable = True
 
     def __init__(self, message: str = "", *, id: str = "", advice: str | None = None) -> None:
         super().__init__(message, advice=advice)

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from broker.filter.tags import FilterError, TagFilter, parse_tags
+from broker.metadata.conflicts import Doubles, differences, wanted_of
+from trimq.message.names import RETRY_PREFIX
 
 __all__ = ["SILENCE_S", "ClientTable", "Consumer", "ConsumerGroup", "Link", "Producer", "Subscription"]
 
@@ -68,6 +70,10 @@ class Consumer:
     subscriptions: dict[str, Subscription]
     seen: float
 
+    def wanted(self) -> dict[str, tuple[str, str]]:
+        """What it wants of each topic; retry topics, which only some clients name, left out."""
+        return wanted_of(each for topic, each in self.subscriptions.items() if not topic.startswith(RETRY_PREFIX))
+
 
 @dataclass(slots=True)
 class Producer:
@@ -117,12 +123,15 @@ class ConsumerGroup:
         return dict(sorted(merged.items()))
 
     def conflicts(self) -> dict[str, tuple[str, ...]]:
-        """Topic → the different expressions that members hold (only topics where they differ)."""
-        held: dict[str, set[str]] = {}
-        for member in self.members.values():
-            for topic, subscription in member.subscriptions.items():
-                held.setdefault(topic, set()).add(subscription.expression.strip() or "*")
-        return {topic: tuple(sorted(texts)) for topic, texts in sorted(held.items()) if len(texts) > 1}
+        """Topic → the different things that members want of it (only topics where they differ)."""
+        return differences({member.client_id: member.wanted() for member in self.members.values()})
+
+    def odd(self, newcomer: Consumer) -> dict[str, tuple[str, ...]]:
+        """Where a member, or somebody who wants to be one, differs from the others."""
+        others = [each for each in self.members.values() if each.link is not newcomer.link]
+        if not others:
+            return {}
+        return differences({"": newcomer.wanted(), others[0].client_id: others[0].wanted()})
 
 
 class ClientTable:
@@ -132,6 +141,12 @@ class ClientTable:
         self._consumers: dict[str, ConsumerGroup] = {}
         self._producers: dict[str, dict[Link, Producer]] = {}
         self._links: dict[Link, tuple[set[str], set[str]]] = {}
+        self._by_id: dict[str, dict[Link, None]] = {}
+        """Client id → its connections, oldest first."""
+        self._ids: dict[Link, dict[str, None]] = {}
+        """The other way round; more than one id only for an odd client."""
+        self.doubles = Doubles()
+        """Client ids that are used over several connections at the same time."""
 
     # --- looking
 
@@ -157,7 +172,22 @@ class ClientTable:
         groups, _ = self._links.get(link, (set(), set()))
         return sorted({self._consumers[group].members[link].client_id for group in groups})
 
+    def find(self, client_id: str, group: str = "") -> Link | None:
+        """The newest connection of a client; with `group`, of the member of that consumer group."""
+        if group:
+            found = self._consumers.get(group)
+            members = reversed(found.members.values()) if found is not None else ()
+            return next((member.link for member in members if member.client_id == client_id), None)
+        return next(reversed(self._by_id.get(client_id, {})), None)
+
     # --- changing
+
+    def _known(self, link: Link, client_id: str, now: float) -> tuple[set[str], set[str]]:
+        """The groups of a connection, by kind; enters its client id."""
+        self.doubles.spoke(client_id, link, now)
+        self._by_id.setdefault(client_id, {}).setdefault(link)
+        self._ids.setdefault(link, {}).setdefault(client_id)
+        return self._links.setdefault(link, (set(), set()))
 
     def put_consumer(self, group: str, consumer: Consumer, *, keep_subscriptions: bool = False) -> bool:
         """A heartbeat of a consumer. True when membership or subscriptions changed.
@@ -166,7 +196,7 @@ class ClientTable:
         that the heartbeat leaves out are dropped. `keep_subscriptions` is a heartbeat that repeats none.
         """
         table = self._consumers.setdefault(group, ConsumerGroup(group))
-        self._links.setdefault(consumer.link, (set(), set()))[0].add(group)
+        self._known(consumer.link, consumer.client_id, consumer.seen)[0].add(group)
         known = table.members.get(consumer.link)
         if known is None:
             table.members[consumer.link] = consumer
@@ -182,7 +212,7 @@ class ClientTable:
 
     def put_producer(self, group: str, producer: Producer) -> None:
         self._producers.setdefault(group, {})[producer.link] = producer
-        self._links.setdefault(producer.link, (set(), set()))[1].add(group)
+        self._known(producer.link, producer.client_id, producer.seen)[1].add(group)
 
     def unregister(self, link: Link, *, consumer_group: str, producer_group: str) -> list[str]:
         """A client leaves. Returns the consumer groups that changed."""
@@ -193,6 +223,8 @@ class ClientTable:
     def closed(self, link: Link) -> list[str]:
         """A connection ended. Returns the consumer groups that changed, sorted."""
         consumers, producers = self._links.pop(link, (set(), set()))
+        self._forget_ids(link)
+        self.doubles.closed(link)
         for group in sorted(producers):
             self._drop_producer(group, link)
         return [group for group in sorted(consumers) if self._drop_consumer(group, link)]
@@ -205,6 +237,7 @@ class ClientTable:
                 if now - consumer.seen > SILENCE_S:
                     self._drop_consumer(name, link)
                     changed.add(name)
+                    self.doubles.closed(link)
         for name, members in list(self._producers.items()):
             for link, producer in list(members.items()):
                 if now - producer.seen > SILENCE_S:
@@ -232,6 +265,14 @@ class ClientTable:
             names[kind].discard(name)
             if not names[0] and not names[1]:
                 del self._links[link]
+                self._forget_ids(link)
+
+    def _forget_ids(self, link: Link) -> None:
+        for client_id in self._ids.pop(link, ()):
+            links = self._by_id[client_id]
+            del links[link]
+            if not links:
+                del self._by_id[client_id]
 
 
 def _replace(held: dict[str, Subscription], given: Mapping[str, Subscription]) -> bool:

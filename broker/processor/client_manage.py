@@ -70,10 +70,12 @@ class ClientProcessor:
         changed: list[str] = []
         for each in data.consumerDataSet:
             self._check(each)
+        now = trio.current_time()
         for each in data.consumerDataSet:
+            if self._config.strict_subscription:
+                self._refuse_odd(request, data, each)
             if await self._known(each.groupName, each.unitMode) and self._enter(request, data, each):
                 changed.append(each.groupName)
-        now = trio.current_time()
         for producer in data.producerDataSet:
             self._clients.put_producer(
                 producer.groupName,
@@ -115,25 +117,54 @@ class ClientProcessor:
         return True
 
     def _enter(self, request: Request, data: HeartbeatData, consumer: ConsumerData) -> bool:
+        return self._clients.put_consumer(
+            consumer.groupName, self._consumer(request, data, consumer), keep_subscriptions=data.withoutSub
+        )
+
+    @staticmethod
+    def _consumer(request: Request, data: HeartbeatData, consumer: ConsumerData) -> Consumer:
         subscriptions = {
             each.topic: Subscription.of(each.topic, each.subString, each.expressionType, each.subVersion)
             for each in consumer.subscriptionDataSet
         }
-        return self._clients.put_consumer(
-            consumer.groupName,
-            Consumer(
-                link=request.reply,
-                client_id=data.clientID,
-                language=language_name(request.command.language),
-                version=request.command.version,
-                consume_type=consumer.consumeType,
-                message_model=consumer.messageModel,
-                from_where=consumer.consumeFromWhere,
-                subscriptions=subscriptions,
-                seen=trio.current_time(),
-            ),
-            keep_subscriptions=data.withoutSub,
+        return Consumer(
+            link=request.reply,
+            client_id=data.clientID,
+            language=language_name(request.command.language),
+            version=request.command.version,
+            consume_type=consumer.consumeType,
+            message_model=consumer.messageModel,
+            from_where=consumer.consumeFromWhere,
+            subscriptions=subscriptions,
+            seen=trio.current_time(),
         )
+
+    def _refuse_odd(self, request: Request, data: HeartbeatData, consumer: ConsumerData) -> None:
+        """`strictSubscription`: who wants something else than the group, or has somebody's id, stays outside."""
+        group = self._clients.consumer_group(consumer.groupName)
+        if group is None:
+            return
+        newcomer = self._consumer(request, data, consumer)
+        if data.withoutSub and (known := group.members.get(request.reply)) is not None:
+            newcomer.subscriptions = known.subscriptions
+        problem = ""
+        if odd := group.odd(newcomer):
+            topic, texts = next(iter(odd.items()))
+            problem = (
+                f"client {data.clientID} subscribes to {topic} differently than the rest of the consumer group"
+                f" {consumer.groupName} ({' / '.join(texts)}): give every member the same subscriptions,"
+                " or this one a group of its own (strictSubscription is on)"
+            )
+        elif self._clients.doubles.others(data.clientID, request.reply):
+            problem = (
+                f"client id {data.clientID} is in use by another client of {consumer.groupName}:"
+                " give each client an id (instance name) of its own (strictSubscription is on)"
+            )
+        if problem:
+            left = self._clients.unregister(request.reply, consumer_group=consumer.groupName, producer_group="")
+            if left:
+                self._members.changed(left)
+            raise Refused(ResponseCode.NO_PERMISSION, problem)
 
     async def unregister(self, request: Request) -> bytes:
         """Code 35: one group of one client goes."""

@@ -248,6 +248,9 @@ class PullProcessor:
         if getattr(pull.reply, "queued", 0) > CROWDED_BYTES:
             self._wait_in_line(pull, may_hold)
             return
+        if self._intake.fenced and (target := self._intake.moved_to(pull.group, pull.key)) is not None:
+            self._respond(pull, ResponseCode.PULL_OFFSET_MOVED, target, remark="OFFSET_RESET")
+            return
         low, end = self._bounds(pull.key)
         if not low <= pull.scanned < end:
             self._outside(pull, low, end, may_hold)

@@ -18,6 +18,7 @@ from broker.processor.offsets import OffsetCommits
 from broker.processor.pull_message import PullProcessor
 from broker.processor.query_message import QueryProcessor
 from broker.processor.registry import Needs, Route, hot, slow
+from broker.processor.reply_message import ReplyProcessor
 from broker.processor.send_back import SendBackProcessor
 from broker.processor.send_message import SendProcessor
 from broker.processor.timers import TimerProcessor
@@ -39,6 +40,8 @@ class Lanes:
     disk: Lane
     """Pulls of what is not in the cache."""
     admin: Lane
+    relay: Lane
+    """What waits for a client's answer: replies."""
 
     @classmethod
     def of(cls, requests_max: int) -> Lanes:
@@ -47,10 +50,11 @@ class Lanes:
             Lane("query", workers=4, requests_max=1_024, bytes_max=8 * MIB),
             Lane("disk", workers=8, requests_max=requests_max, bytes_max=8 * MIB),
             Lane("admin", workers=8, requests_max=1_024, bytes_max=8 * MIB),
+            Lane("relay", workers=64, requests_max=requests_max, bytes_max=32 * MIB),
         )
 
     def all(self) -> tuple[Lane, ...]:
-        return (self.client, self.query, self.disk, self.admin)
+        return (self.client, self.query, self.disk, self.admin, self.relay)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,7 @@ class Processors:
     clients: ClientProcessor
     consumers: ConsumerProcessor
     query: QueryProcessor
+    replies: ReplyProcessor
     admin: Administration
     admin_allow: Sequence[str] = ()
     """Hosts and networks from which destructive requests are taken, besides this machine."""
@@ -100,6 +105,8 @@ def make_routes(serving: Processors, lanes: Lanes) -> Mapping[int, Route]:
         # timed messages
         Code.RECALL_MESSAGE: slow(serving.timers.recall, client, leader),
         Code.LIST_TIMERS: slow(serving.timers.list_waiting, query, leader),
+        Code.SEND_REPLY_MESSAGE: slow(serving.replies.reply, lanes.relay, Needs.ADMITTING),
+        Code.SEND_REPLY_MESSAGE_V2: slow(serving.replies.reply, lanes.relay, Needs.ADMITTING),
         # consumers, at the ready leader
         Code.GET_CONSUMER_LIST_BY_GROUP: slow(consumers.consumer_list, client, leader),
         Code.QUERY_CONSUMER_OFFSET: slow(consumers.query_offset, client, leader),

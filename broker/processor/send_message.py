@@ -122,6 +122,9 @@ class SendProcessor:
 
     def _put(self, head: PutMessage, request: Typed[SendHeader], reply: ReplyTo) -> None:
         text = request.header.properties
+        if "REPLY_TO_CLIENT" in text:  # a request: its reply goes to a topic of this cluster
+            cluster = self._config.cluster_name.encode()
+            head.properties = properties.append(head.properties, b"CLUSTER", cluster)
         # Four scans over a short string are cheaper than parsing it; only the few that hit are parsed.
         if "TRAN_MSG" in text or "DELAY" in text or "TIMER_" in text or "__STARTDELIVERTIME" in text:
             key = properties.parse(text).get("TIMER_DEL_UNIQKEY") if "TIMER_DEL_UNIQKEY" in text else None

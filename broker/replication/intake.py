@@ -294,13 +294,21 @@ class Intake(AtomicSends):
         return self._term is not None and self._term.commits.fenced
 
     def note_pull(self, group: str, topic: str, queue: int, offset: int) -> None:
-        """A consumer group pulls; at or below the place of a reset, its commits count again."""
+        """A consumer group pulls; at the place of a reset, its commits count again."""
         term = self._term
         if term is None:
             return
         info, consumers = term.view.topic(topic.encode()), term.view.group(group)
         if info is not None and consumers is not None:
             term.commits.saw_pull(consumers.gid, key_of(info.tid, queue), offset)
+
+    def moved_to(self, group: str, key: int) -> int | None:
+        """Where a reset wants this consumer group to read a queue; None when it may read where it does."""
+        term = self._term
+        consumers = term.view.group(group) if term is not None else None
+        if term is None or consumers is None:
+            return None
+        return term.commits.moved_to(consumers.gid, key, self._clock.wall_ms())
 
     def flush_offsets(self) -> None:
         """Form an entry for what is pending now (before a transfer or a clean stop)."""

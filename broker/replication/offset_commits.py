@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from broker.metadata.offsets import FENCE_MS
 from broker.metadata.ops import GroupDel, OffsetsPut, Op, Reset, TopicDel, encode_op, key_of, tid_of
 from broker.replication.answers import failure_frame, plain_ok
 from broker.replication.base import OK, Outcome, Replies, Settled
@@ -105,10 +106,18 @@ class OffsetCommits:
         return self._view.tables.offsets.any_fence
 
     def saw_pull(self, gid: int, key: int, offset: int) -> None:
-        """A consumer pulled; at or below the place of a reset it has noticed it."""
+        """A consumer pulled; at the place of a reset it has noticed it.
+
+        At that very place: after a reset forward (a backlog is skipped) late pulls of the old place are lower.
+        """
         fence = self._view.tables.offsets.fence(gid, key)
-        if fence is not None and offset <= fence[0]:
+        if fence is not None and offset == fence[0]:
             self._lifted.add((gid, key))
+
+    def moved_to(self, gid: int, key: int, now_ms: int) -> int | None:
+        """Where a reset wants this consumer group to read, until it was seen there."""
+        fence = self._fence(gid, key)
+        return None if fence is None or now_ms - fence[1] >= FENCE_MS else fence[0]
 
     def _fence(self, gid: int, key: int) -> tuple[int, int] | None:
         fence = self._view.tables.offsets.fence(gid, key)

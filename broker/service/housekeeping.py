@@ -1,4 +1,4 @@
-"""Once every 10 s: silent clients go, rates are sampled."""
+"""Once every 10 s: silent clients go, client ids are looked through, rates are sampled."""
 
 from __future__ import annotations
 
@@ -35,4 +35,5 @@ class Housekeeping:
             changed = self._clients.expire(now)
             if changed:
                 self._members.changed(changed)
+            self._members.look_for_doubles()
             await trio.sleep(SAMPLE_S)

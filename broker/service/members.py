@@ -9,7 +9,7 @@ whole through a failover, and nobody takes queues that have an owner.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import trio
 
@@ -49,7 +49,8 @@ class Members:
         self._dirty: dict[str, None] = {}
         self._wake = trio.Event()
         self._opaque = 0
-        self._conflicts: dict[str, object] = {}
+        self._conflicts: dict[str, dict[str, tuple[str, ...]]] = {}
+        self._doubled: frozenset[str] = frozenset()
 
     # --- called by processors and by the connection's end, synchronously
 
@@ -101,13 +102,48 @@ class Members:
         conflicts = found.conflicts() if found is not None else {}
         if conflicts and self._conflicts.get(group) != conflicts:
             log.warning(
-                "members of one consumer group subscribe differently; each gets what it asked for",
+                "members of one consumer group subscribe differently; each gets what it asked for, and what only some"
+                " want is passed by in the queues of the others: give every member the same subscriptions",
                 extra={"group": group, "subscriptions": conflicts},
             )
         if conflicts:
             self._conflicts[group] = conflicts
         else:
             self._conflicts.pop(group, None)
+
+    @property
+    def conflicts(self) -> Mapping[str, Mapping[str, tuple[str, ...]]]:
+        """Consumer group → topic → the different things that its members want of it."""
+        return self._conflicts
+
+    @property
+    def doubled(self) -> frozenset[str]:
+        """Client ids that were last found on several connections."""
+        return self._doubled
+
+    def warnings(self, group: str) -> list[str]:
+        """What an operator should know about a consumer group, in sentences."""
+        said = [
+            f"members subscribe differently to {topic}: {' / '.join(texts)}"
+            for topic, texts in self._conflicts.get(group, {}).items()
+        ]
+        found = self._clients.consumer_group(group)
+        ids = set(found.client_ids) if found is not None else set()
+        return said + [
+            f"client id {each} is used by several clients: they take the same queues, others are read by nobody"
+            for each in sorted(self._doubled & ids)
+        ]
+
+    def look_for_doubles(self) -> None:
+        """Every now and then: which client ids are used twice?"""
+        doubled = frozenset(self._clients.doubles.all())
+        for client_id in sorted(doubled - self._doubled):
+            log.warning(
+                "one client id is used by several clients: in a consumer group they take the same queues, and others"
+                " are read by nobody: give each client an id (instance name) of its own",
+                extra={"client": client_id},
+            )
+        self._doubled = doubled
 
     # --- the leader's loop
 

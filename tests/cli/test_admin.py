@@ -188,6 +188,7 @@ async def test_consumer_progress_and_group_list(read: Read) -> None:
         ]
         await consumer._all(namesrv, True)
         summary = {"group": "g", "consumers": 1, "model": "CLUSTERING", "topics": 1, "behind": 6, "brokers": ["a", "b"]}
+        summary["warnings"] = []
         assert read() == [summary]
         await consumer_group._list(namesrv, True)
         assert read() == [summary]

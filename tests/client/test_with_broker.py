@@ -24,6 +24,11 @@ def run(backend: str, body: Callable[[], Awaitable[None]]) -> None:
     anyio.run(bounded, backend=backend)
 
 
+def own_time() -> anyio.CancelScope:
+    """What is done inside has the client's default timeout, not the test's deadline."""
+    return anyio.CancelScope(shield=True)
+
+
 async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     """Other tasks make it true; the broker is in another thread, so there is no event to wait for."""
     with anyio.fail_after(seconds):
@@ -471,6 +476,169 @@ def test_a_replay_of_one_key_within_a_window_of_time(backend: str, namesrv: str,
         assert window == [b"0", b"3", b"6"]
         assert even == [b"0", b"6"]
         assert none == []
+
+    run(backend, body)
+
+
+@BACKENDS
+def test_a_request_gets_the_reply_of_whoever_consumes_it(backend: str, namesrv: str, fresh: Names) -> None:
+    async def body() -> None:
+        topic = fresh("quotes")
+
+        async def answer(request: trimq.Received) -> None:
+            assert request.wants_reply
+            await request.reply(request.body * 2, tag="ok", properties={"of": request.id})
+
+        async with (
+            trimq.connect(namesrv) as mq,
+            trimq.connect(namesrv) as other,
+            anyio.create_task_group() as tasks,
+            other.subscribe(topic, group=fresh("g")) as requests,
+        ):
+            await tasks.start(requests.run, answer)
+            reply = await mq.request(topic, "ping", tag="ask")
+            assert (reply.body, reply.tag) == (b"pingping", "ok")
+            assert reply.properties["of"]
+            large = b"x" * 100_000
+            assert (await mq.request(topic, large)).body == large * 2, "compressed on its way"
+            replies = []
+
+            async def ask(number: int) -> None:
+                replies.append((number, (await mq.request(topic, b"%d," % number)).body))
+
+            async with anyio.create_task_group() as many:
+                for number in range(20):
+                    many.start_soon(ask, number)
+            assert sorted(replies) == [(number, b"%d,%d," % (number, number)) for number in range(20)]
+            tasks.cancel_scope.cancel()
+
+    run(backend, body)
+
+
+@BACKENDS
+def test_a_request_that_nobody_answers_ends_and_says_so(backend: str, namesrv: str, fresh: Names) -> None:
+    async def body() -> None:
+        async with trimq.connect(namesrv, default_timeout=0.5) as mq, mq.pull() as reader:
+            with pytest.raises(trimq.errors.NoReply, match="nobody answered"), own_time():
+                await mq.request(fresh("quotes"), b"?")
+            topic = fresh("t")
+            receipt = await mq.send(topic, b"no request")
+            (plain,) = (await reader.read(receipt.queue, 0)).messages
+            assert not plain.wants_reply
+            with pytest.raises(trimq.errors.BadRequest, match="nobody waits"):
+                await plain.reply(b"!")
+
+    run(backend, body)
+
+
+@BACKENDS
+def test_a_reply_to_a_client_that_is_gone_is_refused_in_time(backend: str, namesrv: str, fresh: Names) -> None:
+    async def body() -> None:
+        topic = fresh("quotes")
+        async with trimq.connect(namesrv, default_timeout=0.5) as mq:
+            with pytest.raises(trimq.errors.NoReply), own_time():
+                await mq.request(topic, b"?")
+        async with trimq.connect(namesrv, default_timeout=1) as mq, mq.pull() as reader:
+            found = [message async for message in reader.iterate(topic)]
+            with pytest.raises(trimq.errors.BrokerError, match="not found"), own_time():
+                await found[0].reply(b"too late")
+
+    run(backend, body)
+
+
+@BACKENDS
+def test_a_running_consumer_is_reset_skipped_and_cloned(backend: str, namesrv: str, fresh: Names) -> None:
+    async def body() -> None:
+        topic, group, copy = fresh("t"), fresh("g"), fresh("h")
+        got: list[bytes] = []
+
+        async def take(message: trimq.Received) -> None:
+            got.append(message.body)
+
+        async with trimq.connect(namesrv) as mq, anyio.create_task_group() as tasks:
+            await mq.admin.create_topic(topic, queues=1)
+            async with mq.subscribe(topic, group=group, start=trimq.Start.FIRST) as consumer:
+                await tasks.start(consumer.run, take)
+                for number in range(6):
+                    await mq.send(topic, b"%d" % number)
+                await until(lambda: len(got) == 6)
+                (queue,) = [queue for queue in consumer.assignment if queue.topic == topic]
+                assert (await mq.admin.positions(group, topic))[mq.instance.client_id][queue] == 6
+                assert await mq.admin.reset(group, topic, to=2, queue=queue) == {queue: 2}
+                await until(lambda: len(got) == 10)
+                assert got[6:] == [b"2", b"3", b"4", b"5"], "moved while it runs"
+                assert await mq.admin.reset(group, topic, to=trimq.Start.FIRST) == {queue: 0}
+                await until(lambda: len(got) == 16)
+                consumer.pause()
+                await anyio.sleep(0.05)
+                for number in range(6, 9):
+                    await mq.send(topic, b"%d" % number)
+                assert await mq.admin.skip(group, topic) == {queue: 9}
+                consumer.resume()
+                await mq.send(topic, b"after")
+                await until(lambda: b"after" in got)
+                await consumer.commit()
+                await mq.admin.clone(group, copy)
+                lag = await mq.admin.lag(copy)
+                assert [each.consumer_offset for each in lag.queues if each.queue == queue] == [10]
+                with pytest.raises(trimq.errors.BrokerError, match="outside queue"):
+                    await mq.admin.reset(group, topic, to=99, queue=queue)
+            tasks.cancel_scope.cancel()
+
+    run(backend, body)
+
+
+@BACKENDS
+def test_messages_are_found_tracked_and_consumed_again_on_demand(backend: str, namesrv: str, fresh: Names) -> None:
+    async def body() -> None:
+        topic, group = fresh("t"), fresh("g")
+        got: list[tuple[bytes, int]] = []
+
+        async def take(message: trimq.Received) -> None:
+            got.append((message.body, message.attempt))
+            if message.body == b"bad" and len(got) > 2:
+                raise ValueError("again")
+
+        async with trimq.connect(namesrv) as mq, anyio.create_task_group() as tasks:
+            async with mq.subscribe(topic, group=group, filter=trimq.Tag("a")) as consumer:
+                await tasks.start(consumer.run, take)
+                good = await mq.send(topic, b"good", tag="a", keys=["k1"])
+                bad = await mq.send(topic, b"bad", tag="a", keys=["k1"])
+                other = await mq.send(topic, b"other", tag="b")
+                await until(lambda: len(got) == 2)
+                await consumer.commit()
+                found = await mq.admin.message(good.id, topic)
+                assert found is not None
+                assert (found.body, found.queue, found.offset) == (b"good", good.queue, good.offset)
+                by_place = await mq.admin.message(good.offset_id)
+                assert by_place is not None
+                assert by_place.id == good.id
+                assert await mq.admin.message("0" * 32, topic) is None
+                assert [m.body for m in await mq.admin.find(topic, "k1")] == [b"bad", b"good"]
+                assert await mq.admin.find(topic, "k2") == []
+                (track,) = await mq.admin.track(found)
+                assert (track.group, track.kind.name) == (group, "CONSUMED")
+                client = mq.instance.client_id
+                result = await mq.admin.consume_directly(group, client, found)
+                assert (result.consumeResult, got[-1]) == ("CR_SUCCESS", (b"good", 1))
+                failing = await mq.admin.message(bad.id, topic)
+                assert failing is not None
+                later = await mq.admin.consume_directly(group, client, failing)
+                assert later.consumeResult == "CR_LATER"
+                assert later.remark
+                info = await mq.admin.running_info(group, client)
+                assert info.properties["PROP_CONSUME_TYPE"] == "CONSUME_PASSIVELY"
+                assert {mq_.topic for mq_ in info.queues} == {topic, f"%RETRY%{group}"}
+                assert info.statuses[topic].consumeOKTPS > 0
+                with pytest.raises(trimq.errors.BrokerError, match="not online"):
+                    await mq.admin.consume_directly(group, "nobody", found)
+                passed = await mq.admin.message(other.id, topic)
+                assert passed is not None
+                with anyio.fail_after(20):
+                    while (await mq.admin.track(passed))[0].kind.name != "CONSUMED_BUT_FILTERED":
+                        await mq.send(topic, b"on", tag="a")  # so that the queue of the other one is read on
+                        await consumer.commit()
+            tasks.cancel_scope.cancel()
 
     run(backend, body)
 

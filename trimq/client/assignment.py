@@ -153,6 +153,15 @@ class Assignment:
         if not self._broadcast:
             await self._offsets.flush()
 
+    def reset(self, offsets: Mapping[Queue, int]) -> None:
+        """The brokers set these offsets for the group: go on from there in the queues that are held."""
+        moved = {queue: offset for queue, offset in offsets.items() if queue in self.readers}
+        for queue, offset in moved.items():
+            self._offsets.assume(queue, offset)
+            self.readers[queue].seek(offset)
+        if moved:
+            log.info("offsets reset", extra={"group": self._group, "queues": len(moved)})
+
     async def leave(self) -> None:
         """Commit, give locks back, hold nothing."""
         with anyio.move_on_after(FLUSH_S, shield=True):

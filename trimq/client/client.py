@@ -24,9 +24,13 @@ from trimq.client.namesrv import split_addresses
 from trimq.client.producer import Producer, open_producer
 from trimq.client.pull_consumer import PullConsumer, open_pull_consumer
 from trimq.client.push_consumer import PushConsumer, open_push_consumer
+from trimq.client.replies import Reply
+from trimq.client.trace import TRACE_GROUP, Tracer, run_tracer
 from trimq.client.transaction import Checker
 from trimq.env import Clock, Network
 from trimq.errors import BadRequest, ConnectFailed, NoRoute
+from trimq.message.names import check_topic
+from trimq.message.trace import TRACE_TOPIC
 from trimq.remoting.address_page import fetch_addresses, is_page
 from trimq.remoting.system import AnyioNetwork, SystemClock
 
@@ -59,6 +63,15 @@ class Client:
         """
         data = body.encode() if isinstance(body, str) else body
         return await self._sender.send(Message(topic=topic, body=data, **fields))
+
+    async def request(self, topic: str, body: bytes | str, /, **fields: Any) -> Reply:  # Any: the fields of Message
+        """Send a message and wait for the reply of whoever consumes it (`Received.reply`).
+
+        Ends at the caller's deadline, else after the client's default timeout, with `NoReply` (it may be processed all
+        the same), or as `send` does.
+        """
+        data = body.encode() if isinstance(body, str) else body
+        return await self.instance.replies.request(self._sender, Message(topic=topic, body=data, **fields))
 
     def producer(
         self,
@@ -138,6 +151,7 @@ async def open_client(
     *,
     client_id: str,
     default_timeout: float = 10.0,
+    trace: bool | str = False,
 ) -> AsyncIterator[Client]:
     """`connect` with everything passed in: for simulations and tests."""
     page = namesrv.strip() if isinstance(namesrv, str) and is_page(namesrv) else ""
@@ -151,6 +165,7 @@ async def open_client(
         open_instance(
             addresses, network, clock, rng, client_id=client_id, default_timeout=default_timeout, page=page
         ) as instance,
+        _traced(instance, trace),
         open_producer(
             instance,
             DEFAULT_PRODUCER,
@@ -163,8 +178,29 @@ async def open_client(
         yield Client(instance, sender)
 
 
+@asynccontextmanager
+async def _traced(instance: Instance, trace: bool | str) -> AsyncIterator[None]:
+    """Trace everything that is opened in the block."""
+    if not trace:
+        yield
+        return
+    tracer = Tracer(instance, check_topic(trace) if isinstance(trace, str) else TRACE_TOPIC)
+    async with (
+        open_producer(
+            instance, TRACE_GROUP, idempotent=True, compress_over=COMPRESS_OVER, max_in_flight=100, auto_batch=True
+        ) as producer,
+        run_tracer(tracer, producer),
+    ):
+        instance.tracer = tracer
+        yield
+
+
 def connect(
-    namesrv: str | Sequence[str] | None = None, *, default_timeout: float = 10.0, client_id: str | None = None
+    namesrv: str | Sequence[str] | None = None,
+    *,
+    default_timeout: float = 10.0,
+    client_id: str | None = None,
+    trace: bool | str = False,
 ) -> AbstractAsyncContextManager[Client]:
     """Open a client of the cluster that these name servers know.
 
@@ -173,6 +209,8 @@ def connect(
     `ws://host:port`, the name server's WebSocket gateway (its port + 4), brokers are reached through theirs too.
     Connections are made when they are first needed. `default_timeout`: seconds that a call may take where the caller
     set no deadline. `client_id` must differ between clients; by default it is made of host, process id and chance.
+    `trace`: write who sent and who got each message to RocketMQ's trace topic, or to the topic named; never slows a
+    send.
 
     Raises `NoRoute` on entry when there is no address.
     """
@@ -186,4 +224,5 @@ def connect(
         rng,
         client_id=client_id,
         default_timeout=default_timeout,
+        trace=trace,
     )

@@ -20,9 +20,12 @@ import anyio.abc
 
 from trimq.client.links import Link, Links
 from trimq.client.namesrv import NameServers, split_addresses
+from trimq.client.questions import Questions
+from trimq.client.replies import Replies
 from trimq.client.route import GroupView
 from trimq.client.routes import Routes
 from trimq.client.timing import Backoff, deadline_for
+from trimq.client.trace import Tracer
 from trimq.env import Clock, Network
 from trimq.errors import BrokerError, Busy, Denied, Disconnected, NoRoute, TrimqError
 from trimq.remoting.address_page import REFRESH_S, fetch_addresses
@@ -92,6 +95,8 @@ class Instance:
         self.rng = rng
         self.tasks = tasks
         self.default_timeout = default_timeout
+        self.tracer: Tracer | None = None
+        """Where sends and deliveries are traced to; set before anything is opened."""
         self.remoting = remoting
         self.namesrv = NameServers(namesrv, remoting, rng)
         self.routes = Routes(self.namesrv, rng, self._new_group)
@@ -101,7 +106,10 @@ class Instance:
         self._producers: dict[str, int] = {}
         self._consumers: list[Consuming] = []
         self._beat_now = anyio.Event()
-        self._served: dict[int, Callable[[str, Command], None]] = {}
+        self._unwelcome: Denied | None = None
+        self._served: dict[int, Callable[[str, Command], Command | None]] = {}
+        self._replies: Replies | None = None
+        self._questions: Questions | None = None
         self._checks: Checks | None = None
 
     # Calls
@@ -144,6 +152,14 @@ class Instance:
                 await self.routes.find_leader(group)
         raise last
 
+    async def call_once(self, group: str, command: Command) -> Command:
+        """Ask a group's leader once, with all of the deadline for its answer: for what must not be repeated."""
+        deadline = deadline_for(self.default_timeout)
+        with anyio.CancelScope(deadline=deadline):
+            for addr in self.targets(group)[:1]:
+                return await (await self.links.get(addr)).channel.invoke(command)
+        raise Disconnected(f"no answer from the leader of {group}")
+
     def _targets(self, view: GroupView) -> list[str]:
         return view.targets(replicas=self._ours.get(view.name, False))
 
@@ -167,6 +183,20 @@ class Instance:
 
             self._checks = Checks(self)
         return self._checks
+
+    @property
+    def replies(self) -> Replies:
+        """Requests that wait for a reply."""
+        if self._replies is None:
+            self._replies = Replies(self)
+        return self._replies
+
+    @property
+    def questions(self) -> Questions:
+        """What brokers ask consumers of this client."""
+        if self._questions is None:
+            self._questions = Questions(self)
+        return self._questions
 
     # Memberships
 
@@ -226,16 +256,25 @@ class Instance:
         self._beat_now.set()
 
     async def beat(self) -> None:
-        """Tell every known broker who we are, and wait for their answers (3 s at most; silent ones are skipped)."""
+        """Tell every known broker who we are, and wait for their answers (3 s at most; silent ones are skipped).
+
+        Raises `Denied` when a broker does not take this client as it is (its group subscribes differently, its id is
+        in use).
+        """
+        self._unwelcome = None
         addresses = dict.fromkeys(addr for view in self.routes.groups for addr in view.all_addresses)
         async with anyio.create_task_group() as group:
             for addr in addresses:
                 group.start_soon(self._beat_one, addr)
+        if self._unwelcome is not None:
+            raise self._unwelcome
 
     async def _beat_one(self, addr: str) -> None:
         with anyio.move_on_after(ATTEMPT_S):
             try:
-                await (await self.links.get(addr)).channel.invoke(self._heartbeat())
+                answer = await (await self.links.get(addr)).channel.invoke(self._heartbeat())
+                if answer.code == ResponseCode.NO_PERMISSION:
+                    self._unwelcome = Denied(f"{addr} refuses: {answer.remark}", advice="see the reason")
             except Disconnected as error:
                 log.debug("heartbeat not delivered", extra={"addr": addr, "error": error})
 
@@ -245,12 +284,15 @@ class Instance:
                 await self._beat_now.wait()
             self._beat_now = anyio.Event()
             if self._producers or self._consumers:
-                await self.beat()
+                try:
+                    await self.beat()
+                except Denied as error:
+                    log.warning("a broker does not take this client", extra={"error": error})
 
     # Requests from brokers
 
-    def serve(self, code: int, handler: Callable[[str, Command], None]) -> None:
-        """Call `handler` with the broker's address and each oneway request of this code."""
+    def serve(self, code: int, handler: Callable[[str, Command], Command | None]) -> None:
+        """Call `handler` with the broker's address and each request of this code; what it returns is the answer."""
         self._served[code] = handler
 
     def on_request(self, addr: str, command: Command) -> Command | None:
@@ -263,8 +305,7 @@ class Instance:
             return None
         served = self._served.get(command.code)
         if served is not None:
-            served(addr, command)
-            return None
+            return served(addr, command)
         return Command(
             code=ResponseCode.REQUEST_CODE_NOT_SUPPORTED,
             opaque=command.opaque,

@@ -57,6 +57,7 @@ class Slot:
     __slots__ = (
         "again",
         "alone",
+        "began",
         "bounded",
         "bundle",
         "deadline",
@@ -95,6 +96,8 @@ class Slot:
         """It travels in a request of its own."""
         self.deadline = deadline
         """When the producer gives it up, on the event loop's clock."""
+        self.began = 0.0
+        """When the application handed it over, on the event loop's clock; kept where sends are traced."""
         self.bounded = False
         """The deadline is the caller's own."""
         self.size = message.size

@@ -112,6 +112,8 @@ class Message:
     """RocketMQ's 32-bit user flag, carried as it is."""
     _sent_to: Queue | None = field(default=None, init=False, repr=False, compare=False)
     """Where it was first handed to the wire. Set by the producer, once."""
+    _carried: Mapping[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Properties of RocketMQ's own that the library sends along (a request's number, say)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from trimq.client.model import Message, to_ms
+from trimq.client.telemetry import carried
 from trimq.errors import BadRequest
 from trimq.message.batch import ELEMENT_OVERHEAD, BatchElement, encode_batch
 from trimq.message.compression import compress
@@ -59,7 +60,9 @@ class Outgoing:
         self.properties = properties
         self.sys_flag = sys_flag
         self.size = len(body) + len(properties) + ELEMENT_OVERHEAD
-        self.batchable = not sys_flag and self.size <= BATCHABLE_BYTES_MAX and not is_postponed(message)
+        self.batchable = (
+            not sys_flag and self.size <= BATCHABLE_BYTES_MAX and not is_postponed(message) and not message._carried
+        )
 
 
 def prepare(message: Message, compress_over: int, method: str = "zlib", *, half_of: str = "") -> Outgoing:
@@ -122,6 +125,11 @@ def _properties(message: Message) -> str:
             raise BadRequest(f"property {name!r}={value!r}: RocketMQ drops empty names and values")
         _plain("property", name)
         _plain("property", value)
+        text += f"\x02{name}\x01{value}"
+    for name, value in carried().items():
+        if name not in message.properties:
+            text += f"\x02{name}\x01{value}"
+    for name, value in message._carried.items():
         text += f"\x02{name}\x01{value}"
     if len(text) > MAX_BYTES // 3 and len(text.encode()) > MAX_BYTES:
         raise BadRequest(f"properties, tag and keys need more than {MAX_BYTES} bytes")

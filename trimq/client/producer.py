@@ -30,6 +30,7 @@ from trimq.client.send_stream import SendStream
 from trimq.client.spread import Spread
 from trimq.client.timers import recall
 from trimq.client.timing import Backoff, bounded_deadline, deadline_for
+from trimq.client.trace import TRACE_GROUP, Tracer
 from trimq.client.transaction import Checker, Transaction, check_half
 from trimq.errors import BadRequest, NoRoute, NotStored, SendUnknown, TrimqError
 from trimq.message.compression import compress
@@ -90,6 +91,7 @@ class Producer:
         self.group = group
         self._checker = check
         self._instance = instance
+        self._tracer = instance.tracer if group != TRACE_GROUP else None
         self._tasks = tasks
         self._pid = f"{instance.rng.getrandbits(64):016x}" if idempotent else None
         self._compress_over = compress_over
@@ -148,7 +150,9 @@ class Producer:
         again = sent_to is not None
         slots = [Slot(each, target, self._sink, pinned=pinned, again=again, deadline=deadline) for each in outgoing]
         bundle = tuple(slots)
+        began = anyio.current_time() if self._tracer is not None else 0.0
         for slot in slots:
+            slot.began = began
             slot.bundle = bundle
             slot.bounded = bounded
         self._submit(bundle)
@@ -304,6 +308,8 @@ class Producer:
         )
         slot.stream = stream
         slot.bounded = bounded
+        if self._tracer is not None:
+            slot.began = anyio.current_time()
         self._submit((slot,))
         return slot
 
@@ -397,6 +403,8 @@ class Producer:
         elif slot.entry is not None:
             slot.entry.set()
         outcome = slot.outcome
+        if self._tracer is not None:
+            self._trace(slot, self._tracer)
         if isinstance(outcome, Receipt):
             self._stored += 1
             if outcome.duplicate:
@@ -411,6 +419,11 @@ class Producer:
             slot.stream.settled(slot)
         if self._lobby:
             self._admit_waiting()
+
+    def _trace(self, slot: Slot, tracer: Tracer) -> None:
+        receipt = slot.outcome if isinstance(slot.outcome, Receipt) else None
+        host = receipt.leader if receipt is not None else ""
+        tracer.sent(slot.message.message, self.group, host, anyio.current_time() - slot.began, receipt)
 
     def _give_up(self, slot: Slot, why: str) -> None:
         """Nobody waits any more: take it out, and say what is known of it."""

@@ -25,6 +25,7 @@ from trimq.client.positions import resolve
 from trimq.client.reader import Holding, Reader
 from trimq.client.received import Received
 from trimq.client.replay import Following, Replay
+from trimq.client.replies import send_reply
 from trimq.errors import BadRequest, Disconnected
 from trimq.message.names import check_group
 from trimq.wire.codes import ResponseCode
@@ -50,6 +51,7 @@ class PullConsumer:
         self._positions: dict[Queue, int] = {}
         self._ready: deque[Received] = deque()
         self._news = anyio.Event()
+        self._home = _Unacknowledged(instance)
 
     # One read at a time
 
@@ -95,7 +97,7 @@ class PullConsumer:
                 continue
             messages: list[Received] = []
             if pulled.code == ResponseCode.SUCCESS:
-                messages = decode_records(pulled.body, queue, filter, UNACKNOWLEDGED)
+                messages = decode_records(pulled.body, queue, filter, self._home)
             return Batch(messages, pulled.next_offset, pulled.first_offset, pulled.end_offset)
         raise failure or Disconnected(f"no address of {queue.group} is known")
 
@@ -258,9 +260,15 @@ class PullConsumer:
     async def put_aside(self, holding: Holding, message: Received, reason: str) -> None:
         raise _not_acknowledged()
 
+    async def reply(self, message: Received, body: bytes, tag: str | None, properties: Mapping[str, str]) -> None:
+        await send_reply(self._instance, message, body, tag=tag, own=properties)
+
 
 class _Unacknowledged:
     """The home of messages that were read, not delivered: leaving their block normally does nothing."""
+
+    def __init__(self, instance: Instance | None = None) -> None:
+        self._instance = instance
 
     def entered(self, message: Received) -> None: ...
 
@@ -273,6 +281,11 @@ class _Unacknowledged:
 
     async def put_aside(self, message: Received, reason: str) -> None:
         raise _not_acknowledged()
+
+    async def reply(self, message: Received, body: bytes, tag: str | None, properties: Mapping[str, str]) -> None:
+        if self._instance is None:
+            raise BadRequest("this message was read without a client")
+        await send_reply(self._instance, message, body, tag=tag, own=properties)
 
 
 UNACKNOWLEDGED = _Unacknowledged()

@@ -30,11 +30,15 @@ from trimq.client.broker_api import BrokerApi, filter_kind
 from trimq.client.instance import Instance
 from trimq.client.model import Filter, Queue, Rebalance, Start
 from trimq.client.outgoing import delay_level
+from trimq.client.rates import ConsumeRates
 from trimq.client.reader import Holding, Reader
 from trimq.client.received import Received
+from trimq.client.replies import send_reply
 from trimq.errors import BadRequest, TrimqError
 from trimq.message.names import check_group, check_topic
 from trimq.wire.body.heartbeat import ConsumerData, SubscriptionData
+from trimq.wire.body.lock import MQ
+from trimq.wire.body.running import ConsumerRunningInfo, ProcessQueueInfo
 
 __all__ = ["PushConsumer", "open_push_consumer"]
 
@@ -97,6 +101,9 @@ class PushConsumer:
         self._paused: set[Queue] = set()
         self._listeners: list[_Listener] = []
         self._closed = False
+        self._rates = ConsumeRates()
+        self._entered_at: dict[tuple[Queue, int], float] = {}
+        self._last_consumed: dict[Queue, int] = {}
         self._version = instance.clock.wall_ms()
         self._subscription_data = [self._describe(topic, wanted) for topic, wanted in self._assignment.topics.items()]
 
@@ -111,7 +118,8 @@ class PushConsumer:
         while True:
             while self._ready:
                 message = self._ready.popleft()
-                if not _holding(message).process.dropped:
+                home = message._home
+                if not (isinstance(home, Holding) and home.process.dropped):
                     return message
             if self._closed:
                 raise StopAsyncIteration
@@ -190,6 +198,55 @@ class PushConsumer:
         if topic in self._assignment.topics:
             self._assignment.rebalance_soon()
 
+    # For operators, through a broker
+
+    def reset(self, offsets: Mapping[Queue, int]) -> None:
+        """Go on from these offsets in the queues that are held; what was read before is forgotten."""
+        self._assignment.reset(offsets)
+
+    @property
+    def is_ordered(self) -> bool:
+        return self._ordered
+
+    def consume(self, message: Received) -> bool:
+        """Hand a message to whoever iterates, ahead of all others."""
+        if self._closed:
+            return False
+        self._ready.appendleft(message)
+        if self._waiters:
+            self._waiters.popleft().set()
+        return True
+
+    def running_info(self) -> ConsumerRunningInfo:
+        """What `mqadmin consumerStatus` shows."""
+        now_ms = self._instance.clock.wall_ms()
+        return ConsumerRunningInfo(
+            properties={
+                "PROP_NAMESERVER_ADDR": ";".join(self._instance.namesrv.addresses),
+                "PROP_CONSUME_TYPE": "CONSUME_PASSIVELY",
+                "PROP_CONSUMEORDERLY": str(self._ordered).lower(),
+                "PROP_CLIENT_VERSION": "V5_3_3",
+                "PROP_THREADPOOL_CORE_SIZE": "0",
+                "PROP_CONSUMER_START_TIMESTAMP": str(self._version),
+            },
+            subscriptions=list(self._subscription_data),
+            queues={
+                MQ(brokerName=queue.group, queueId=queue.id, topic=queue.topic): ProcessQueueInfo(
+                    cachedMsgCount=len(reader.process),
+                    cachedMsgMinOffset=reader.process.commit_offset,
+                    cachedMsgMaxOffset=max(reader.process.next_offset - 1, 0),
+                    cachedMsgSizeInMiB=reader.process.bytes_held >> 20,
+                    commitOffset=reader.process.commit_offset,
+                    locked=self._ordered,
+                    lastLockTimestamp=now_ms if self._ordered else 0,
+                    lastPullTimestamp=reader.last_pull_ms,
+                    lastConsumeTimestamp=self._last_consumed.get(queue, 0),
+                )
+                for queue, reader in self._assignment.readers.items()
+            },
+            statuses=self._rates.statuses(anyio.current_time()),
+        )
+
     # For the readers
 
     def _share(self) -> int:
@@ -207,6 +264,7 @@ class PushConsumer:
         )
 
     def arrived(self, holding: Holding, messages: list[Received]) -> None:
+        self._rates.pulled(holding.reader.queue.topic, len(messages), holding.reader.last_pull_s, anyio.current_time())
         self._bytes_held += sum(len(message.body) for message in messages)
         if not self._ordered:
             self._offer(messages)
@@ -241,9 +299,11 @@ class PushConsumer:
 
     def entered(self, message: Received) -> None:
         self._in_process += 1
+        self._entered_at[message.queue, message.offset] = anyio.current_time()
 
     def left(self, message: Received) -> None:
         self._in_process -= 1
+        self._entered_at.pop((message.queue, message.offset), None)
         if not self._in_process:
             self._quiet.set()
 
@@ -253,6 +313,7 @@ class PushConsumer:
         process.finish(message.offset, len(message.body))
         if len(process) == before:
             return
+        self._handled(message, ok=True)
         was_full = self._bytes_held >= BYTES_HELD_MAX
         self._bytes_held -= len(message.body)
         if was_full and self._bytes_held < BYTES_HELD_MAX:
@@ -264,7 +325,17 @@ class PushConsumer:
         else:
             holding.behind = None
 
+    def _handled(self, message: Received, *, ok: bool) -> None:
+        began = self._entered_at.pop((message.queue, message.offset), None)
+        if began is not None:
+            now = anyio.current_time()
+            self._rates.handled(message.topic, now - began, now, ok=ok)
+            self._last_consumed[message.queue] = self._instance.clock.wall_ms()
+            if self._instance.tracer is not None:
+                self._instance.tracer.consumed(message, self.group, now - began, ok=ok)
+
     async def send_back(self, holding: Holding, message: Received, after: timedelta | None) -> None:
+        self._handled(message, ok=False)
         if message.attempt >= self._max_attempts:
             await self.put_aside(holding, message, f"{message.attempt} attempts failed")
         elif self._ordered:
@@ -278,6 +349,9 @@ class PushConsumer:
             extra={"topic": message.topic, "id": message.id, "group": self.group, "reason": reason},
         )
         await self._hand_back(holding, message, DEAD_LETTER)
+
+    async def reply(self, message: Received, body: bytes, tag: str | None, properties: Mapping[str, str]) -> None:
+        await send_reply(self._instance, message, body, tag=tag, own=properties)
 
     async def _hand_back(self, holding: Holding, message: Received, level: int) -> None:
         if self._broadcast:
@@ -375,12 +449,6 @@ class _Listener(AsyncIterator[Rebalance]):
         return self._changes.popleft()
 
 
-def _holding(message: Received) -> Holding:
-    home = message._home
-    assert isinstance(home, Holding), "every message of a consumer belongs to a holding"
-    return home
-
-
 @asynccontextmanager
 async def open_push_consumer(
     instance: Instance,
@@ -423,6 +491,7 @@ async def open_push_consumer(
             await assignment.look_around()
             instance.add_consumer(consumer)
             stop_watching = instance.routes.watch(consumer.route_changed)
+            stop_answering = instance.questions.add(consumer)
             try:
                 await assignment.join()
                 await tasks.start(assignment.run)
@@ -434,6 +503,7 @@ async def open_push_consumer(
                 await assignment.leave()
                 instance.remove_consumer(consumer)
                 stop_watching()
+                stop_answering()
         except Exception as error:  # kept out of the task group, which would wrap it
             failure = error
         finally:

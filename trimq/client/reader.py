@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Protocol
 
@@ -68,6 +69,8 @@ class Sink(Protocol):
 
     async def put_aside(self, holding: Holding, message: Received, reason: str) -> None: ...
 
+    async def reply(self, message: Received, body: bytes, tag: str | None, properties: Mapping[str, str]) -> None: ...
+
 
 class Holding:
     """The home of what was read from one queue in one go, from an assignment or a seek to the next one.
@@ -103,6 +106,9 @@ class Holding:
         if not self.process.dropped:
             await self.sink.put_aside(self, message, reason)
 
+    async def reply(self, message: Received, body: bytes, tag: str | None, properties: Mapping[str, str]) -> None:
+        await self.sink.reply(message, body, tag, properties)
+
 
 class Reader:
     """One queue's reading end. `run` is its task."""
@@ -126,6 +132,10 @@ class Reader:
         self._consumer_group = consumer_group
         self._wanted = wanted
         self._sink = sink
+        self.last_pull_ms = 0
+        """When the newest pull was answered, wall clock."""
+        self.last_pull_s = 0.0
+        """How long it took."""
         self._replica = 0
         """Index into the group's addresses; 0 is the leader."""
         self._reading: anyio.CancelScope | None = None
@@ -205,6 +215,8 @@ class Reader:
         pulled = await self._api.pull(
             self._address(), self._consumer_group, self.queue, offset, self._wanted, count=count, hold_s=HOLD_S
         )
+        self.last_pull_ms = self._instance.clock.wall_ms()
+        self.last_pull_s = anyio.current_time() - began
         if holding is self.holding:
             self._take(pulled, offset)
         if pulled.code == ResponseCode.PULL_NOT_FOUND and anyio.current_time() - began < QUIET_S:

@@ -12,12 +12,15 @@ is delivered again to whoever reads the queue next.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Protocol, Self
 
 from trimq.client.model import Message, Queue, from_ms
+from trimq.client.replies import wants_reply
+from trimq.client.telemetry import attach, detach
 from trimq.message.ids import host_text
 
 __all__ = ["DeadLetter", "Received", "Retry"]
@@ -58,6 +61,8 @@ class Home(Protocol):
 
     async def put_aside(self, message: Received, reason: str) -> None: ...
 
+    async def reply(self, message: Received, body: bytes, tag: str | None, properties: Mapping[str, str]) -> None: ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received(Message):
@@ -79,6 +84,8 @@ class Received(Message):
     all_properties: dict[str, str] = field(repr=False)
     """Every property as stored, RocketMQ's own included."""
     _home: Home = field(repr=False, compare=False)
+    _context: object = field(default=None, init=False, repr=False, compare=False)
+    """The sender's telemetry context, while the message's block runs."""
 
     @property
     def born_at(self) -> datetime:
@@ -110,8 +117,25 @@ class Received(Message):
         """Move it to the consumer group's dead letters."""
         await self._home.put_aside(self, reason)
 
+    @property
+    def wants_reply(self) -> bool:
+        """Whether it is a request: somebody waits for `reply`."""
+        return wants_reply(self)
+
+    async def reply(
+        self, body: bytes | str, *, tag: str | None = None, properties: Mapping[str, str] | None = None
+    ) -> None:
+        """Answer a request (`Client.request`): returns when the client that asked has the reply.
+
+        Sent again until then, as long as the caller's deadline allows. Raises `BadRequest` when nobody waits for one,
+        `BrokerError` when the client that asked is gone.
+        """
+        data = body.encode() if isinstance(body, str) else body
+        await self._home.reply(self, data, tag, properties or {})
+
     async def __aenter__(self) -> Self:
         self._home.entered(self)
+        object.__setattr__(self, "_context", attach(self.all_properties))
         return self
 
     async def __aexit__(
@@ -137,4 +161,5 @@ class Received(Message):
                 return False  # cancelled, or the process is going down
             return True
         finally:
+            detach(self._context)
             home.left(self)

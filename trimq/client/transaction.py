@@ -19,7 +19,7 @@ goes on through failovers until the caller's deadline.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from enum import IntEnum
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, Self, TypeAlias
@@ -193,6 +193,9 @@ class _NoHome:
         self._refuse()
 
     async def put_aside(self, message: Received, reason: str) -> None:
+        self._refuse()
+
+    async def reply(self, message: Received, body: bytes, tag: str | None, properties: Mapping[str, str]) -> None:
         self._refuse()
 
     def _refuse(self) -> NoReturn:

@@ -27,6 +27,7 @@ __all__ = [
     "is_reserved",
     "is_system_group",
     "is_system_topic",
+    "reply_topic",
     "retry_topic",
 ]
 
@@ -114,6 +115,11 @@ def is_system_group(group: str) -> bool:
 def retry_topic(group: str) -> str:
     """Where messages that a consumer group could not process come back."""
     return RETRY_PREFIX + group
+
+
+def reply_topic(cluster: str) -> str:
+    """Where replies to requests of a cluster go."""
+    return f"{cluster}_REPLY_TOPIC"
 
 
 def dlq_topic(group: str) -> str:

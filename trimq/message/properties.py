@@ -16,6 +16,7 @@ from trimq.errors import BadRequest
 __all__ = [
     "CLUSTER",
     "CONSUME_START_TIME",
+    "CORRELATION_ID",
     "DELAY",
     "INSTANCE_ID",
     "KEYS",
@@ -24,17 +25,21 @@ __all__ = [
     "MAX_RECONSUME_TIMES",
     "MIN_OFFSET",
     "MSG_REGION",
+    "MSG_TYPE",
     "ORIGIN_MESSAGE_ID",
     "PGROUP",
+    "PUSH_REPLY_TIME",
     "REAL_QID",
     "REAL_TOPIC",
     "RECONSUME_TIME",
+    "REPLY_TO_CLIENT",
     "RESERVED",
     "RETRY_TOPIC",
     "SHARDING_KEY",
     "TAGS",
     "TRACE_ON",
     "TRAN_MSG",
+    "TTL",
     "UNIQ_KEY",
     "WAIT",
     "append",
@@ -66,6 +71,11 @@ UNIQ_KEY: Final = "UNIQ_KEY"
 CLUSTER: Final = "CLUSTER"
 INSTANCE_ID: Final = "INSTANCE_ID"
 SHARDING_KEY: Final = "__SHARDINGKEY"
+CORRELATION_ID: Final = "CORRELATION_ID"
+REPLY_TO_CLIENT: Final = "REPLY_TO_CLIENT"
+TTL: Final = "TTL"
+MSG_TYPE: Final = "MSG_TYPE"
+PUSH_REPLY_TIME: Final = "PUSH_REPLY_TIME"
 
 # fmt: off
 RESERVED: Final[frozenset[str]] = frozenset(

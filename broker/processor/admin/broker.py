@@ -17,6 +17,7 @@ from broker.replication.base import Health, Replicator, Role
 from broker.replication.intake import Intake
 from broker.service.hold import HoldTable
 from broker.service.live_config import LiveConfig, check
+from broker.service.members import Members
 from broker.service.schedule import ScheduleService
 from broker.service.tables import data_version
 from trimq.wire.body.base import encode_body
@@ -59,6 +60,7 @@ class Parts:
     counters: Counters
     rates: Rates
     holds: HoldTable
+    members: Members
     schedule: ScheduleService
     lanes: Mapping[str, Lane]
     address: Callable[[], str]

@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import trio
 
-from broker.metadata.clients import ClientTable, Consumer, Link
+from broker.metadata.clients import ClientTable
 from broker.processor.request import Refused, Request
-from broker.service.client_calls import ClientCalls, ClientSilent
+from broker.service.client_calls import ClientSilent
+from broker.service.client_reach import ClientReach, ClientUnknown
 from broker.store.errors import StoreError
 from trimq.errors import BadRequest, RecordError
 from trimq.message.ids import parse_offset_message_id
@@ -42,14 +44,16 @@ class ClientAdmin:
         store: MessageStore,
         replicator: Replicator,
         clients: ClientTable,
-        calls: ClientCalls,
+        reach: ClientReach,
+        member_ids: Callable[[str], list[str]],
         clock: Clock,
     ) -> None:
         self._config = config
         self._store = store
         self._replicator = replicator
         self._clients = clients
-        self._calls = calls
+        self._reach = reach
+        self._member_ids = member_ids
         self._clock = clock
 
     async def all_producers(self, request: Request) -> bytes:
@@ -73,33 +77,29 @@ class ClientAdmin:
     async def running_info(self, request: Request) -> bytes:
         """Code 307: a consumer's own account of its queues and rates."""
         header = AskConsumerHeader.from_ext(request.ext)
-        link = self._link(header.consumer_group, header.client_id)
-        return await self._relay(
-            request, link, Command(code=RequestCode.GET_CONSUMER_RUNNING_INFO, ext=dict(request.ext))
-        )
+        question = Command(code=RequestCode.GET_CONSUMER_RUNNING_INFO, ext=dict(request.ext))
+        return await self._relay(request, header, question)
 
     async def consume_directly(self, request: Request) -> bytes:
         """Code 309: hand one stored message to a consumer, outside its queues and offsets."""
         header = AskConsumerHeader.from_ext(request.ext)
-        link = self._link(header.consumer_group, header.client_id)
         body = await self._message(header.msg_id)
         ext = {**request.ext, "brokerName": self._config.broker_name}
-        return await self._relay(request, link, Command(code=RequestCode.CONSUME_MESSAGE_DIRECTLY, ext=ext, body=body))
-
-    def _link(self, group: str, client_id: str) -> Link:
-        found = self._clients.consumer_group(group)
-        members: list[Consumer] = list(found.members.values()) if found is not None else []
-        for member in members:
-            if not client_id or member.client_id == client_id:
-                return member.link
-        raise Refused(
-            ResponseCode.SYSTEM_ERROR,
-            f"The Consumer <{group}> <{client_id}> not online: it is not connected to this replica",
+        return await self._relay(
+            request, header, Command(code=RequestCode.CONSUME_MESSAGE_DIRECTLY, ext=ext, body=body)
         )
 
-    async def _relay(self, request: Request, link: Link, question: Command) -> bytes:
+    async def _relay(self, request: Request, header: AskConsumerHeader, question: Command) -> bytes:
+        group, client_id = header.consumer_group, header.client_id
+        if not client_id:
+            client_id = next(iter(self._member_ids(group)), "")
         try:
-            answer = await self._calls.ask(link, question, within_s=ASK_S)
+            answer = await self._reach.ask(client_id, question, group=group, within_s=ASK_S)
+        except ClientUnknown:
+            raise Refused(
+                ResponseCode.SYSTEM_ERROR,
+                f"The Consumer <{group}> <{client_id}> not online: no replica of this group has its connection",
+            ) from None
         except ClientSilent as error:
             raise Refused(ResponseCode.CONSUME_MSG_TIMEOUT, f"the consumer gave no answer: {error}") from None
         return request.answer(answer.code, answer.remark, answer.ext, body=answer.body)

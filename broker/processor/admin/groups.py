@@ -11,6 +11,7 @@ from broker.metadata.topics import TopicInfo
 from broker.processor.request import Refused, Request
 from broker.replication.base import Replicator
 from broker.replication.intake import Intake
+from broker.service.members import Members
 from broker.service.statistics import Statistics
 from broker.service.tables import data_version, group_config, group_scalars
 from trimq.errors import BadName
@@ -46,6 +47,7 @@ class GroupAdmin:
         replicator: Replicator,
         clients: ClientTable,
         statistics: Statistics,
+        members: Members,
     ) -> None:
         self._config = config
         self._state = state
@@ -54,6 +56,7 @@ class GroupAdmin:
         self._replicator = replicator
         self._clients = clients
         self._statistics = statistics
+        self._members = members
 
     async def put(self, request: Request) -> bytes:
         """Code 200."""
@@ -128,7 +131,7 @@ class GroupAdmin:
         return [info for tid in sorted(with_offsets) if (info := self._state.topics.by_id.get(tid)) is not None]
 
     async def consumers(self, request: Request) -> bytes:
-        """Code 203: who is connected here."""
+        """Code 203: who is connected here. The remark names what an operator should know (`Members.warnings`)."""
         name = ConsumerConnectionHeader.from_ext(request.ext).consumer_group
         found = self._clients.consumer_group(name)
         newest = found.newest if found is not None else None
@@ -147,7 +150,8 @@ class GroupAdmin:
                 consumeType=newest.consume_type,
                 messageModel=newest.message_model,
                 subscriptionTable=subscriptions,
-            ).to_json()
+            ).to_json(),
+            remark="; ".join(self._members.warnings(name)),
         )
 
     async def producers(self, request: Request) -> bytes:

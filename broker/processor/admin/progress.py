@@ -1,5 +1,5 @@
 """How consumer groups stand, beyond 208: every group at once (317), time spans (303), topics and subscription of
-a group (343, 345), corrections (308), and copying one group's offsets to another (314).
+a group (343, 345), corrections (308).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from broker.metadata.groups import GroupInfo
-from broker.metadata.ops import Reset, key_of, tid_of
+from broker.metadata.ops import key_of, tid_of
 from broker.metadata.state import GroupState
 from broker.metadata.topics import TopicInfo
 from broker.processor.request import Refused, Request
@@ -21,7 +21,7 @@ from trimq.wire.body.lock import MQ
 from trimq.wire.body.route import TopicList
 from trimq.wire.body.stats import ConsumeStats, OffsetWrapper
 from trimq.wire.codes import ResponseCode
-from trimq.wire.headers.inspect import CloneOffsetHeader, CorrectionOffsetHeader, SubscriptionHeader, TimeSpanHeader
+from trimq.wire.headers.inspect import CorrectionOffsetHeader, SubscriptionHeader, TimeSpanHeader
 
 if TYPE_CHECKING:
     from broker.config import BrokerConfig
@@ -145,30 +145,6 @@ class ProgressAdmin:
                 header.topic, held.expression, held.version, held.expression_type
             )
         return request.success(body=encode_body(body))
-
-    async def clone(self, request: Request) -> bytes:
-        """Code 314: the destination continues where the source is, in one topic or in all of the source's."""
-        header = CloneOffsetHeader.from_ext(request.ext)
-        source = self._intake.view.group(header.src_group)
-        if source is None:
-            raise Refused(
-                ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST, f"consumer group {header.src_group} does not exist here"
-            )
-        target = self._intake.view.group(header.dest_group)
-        if target is None:
-            raise Refused(
-                ResponseCode.SUBSCRIPTION_GROUP_NOT_EXIST,
-                f"consumer group {header.dest_group} does not exist here: create it first (updateSubGroup)",
-            )
-        wanted = self._topic(header.topic).tid if header.topic else None
-        rows = [
-            (tid_of(key), key & 0xFFFF, offset)
-            for key, offset in self._state.offsets.of_group(source.gid).items()
-            if wanted in (None, tid_of(key))
-        ]
-        if rows:
-            await self._intake.apply([Reset(target.gid, tuple(rows), request.reply.peer)])
-        return request.success()
 
     def _topics_of(self, group: GroupInfo) -> list[TopicInfo]:
         tids = sorted({tid_of(key) for key in self._state.offsets.of_group(group.gid)})

@@ -15,6 +15,7 @@ from broker.processor.admin.groups import GroupAdmin
 from broker.processor.admin.guard import guarded
 from broker.processor.admin.inspection import Inspection
 from broker.processor.admin.master_slave import MasterSlaveAdmin
+from broker.processor.admin.offsets import OffsetAdmin
 from broker.processor.admin.progress import ProgressAdmin
 from broker.processor.admin.replication import ReplicationAdmin
 from broker.processor.admin.topics import TopicAdmin
@@ -33,6 +34,7 @@ class Administration:
     topics: TopicAdmin
     groups: GroupAdmin
     progress: ProgressAdmin
+    offsets: OffsetAdmin
     clients: ClientAdmin
     inspection: Inspection
     broker: BrokerAdmin
@@ -73,7 +75,9 @@ def admin_routes(serving: Administration, lane: Lane, allowed: Sequence[str]) ->
         Code.QUERY_CORRECTION_OFFSET: slow(progress.corrections, lane, leader),
         Code.QUERY_TOPICS_BY_CONSUMER: slow(progress.topics, lane),
         Code.QUERY_SUBSCRIPTION_BY_CONSUMER: slow(progress.subscription, lane),
-        Code.CLONE_GROUP_OFFSET: slow(progress.clone, lane, leader),
+        Code.CLONE_GROUP_OFFSET: slow(serving.offsets.clone, lane, leader),
+        Code.INVOKE_BROKER_TO_RESET_OFFSET: slow(serving.offsets.reset, lane, leader),
+        Code.INVOKE_BROKER_TO_GET_CONSUMER_STATUS: slow(serving.offsets.positions, lane, leader),
         # connected clients
         Code.GET_CONSUMER_CONNECTION_LIST: slow(groups.consumers, lane),
         Code.GET_PRODUCER_CONNECTION_LIST: slow(groups.producers, lane),

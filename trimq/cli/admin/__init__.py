@@ -19,6 +19,10 @@ command = LazyGroup(
         "topicRoute": Entry("trimq.cli.admin.topic:topic_route", "Brokers and queues of one topic."),
         "updateTopic": Entry("trimq.cli.admin.topic:update_topic", "Create a topic or change its queues."),
         "consumerProgress": Entry("trimq.cli.admin.consumer:consumer_progress", "How far consumer groups are behind."),
+        "consumer": Entry(
+            "trimq.cli.admin.moving:consumer", "Move a running consumer group: reset, skip, clone, where."
+        ),
+        "message": Entry("trimq.cli.admin.message:message", "Messages: show, find, track, consume again."),
         "consumerGroupList": Entry("trimq.cli.admin.consumer_group:list_groups", "All consumer groups."),
         "group": Entry("trimq.cli.admin.group:command", "Replica groups: members, leaders, new groups, strategy."),
         "dlq": Entry("trimq.cli.admin.dlq:dlq", "Dead letters: list, show, redrive, edit."),

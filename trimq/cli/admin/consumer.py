@@ -53,6 +53,8 @@ class Summary:
     topics: int
     behind: int
     brokers: list[str]
+    warnings: list[str]
+    """What silently loses messages: members that subscribe differently, client ids used twice."""
 
 
 @click.command("consumerProgress")
@@ -97,6 +99,9 @@ async def _all(namesrv: str, as_json: bool) -> None:
         ["group", "consumers", "model", "topics", "behind"],
         [[row.group, row.consumers, row.model, row.topics, row.behind] for row in rows],
     )
+    for row in rows:
+        for warning in row.warnings:
+            click.echo(f"warning: {row.group}: {warning}", err=True)
 
 
 async def summaries(session: Session) -> list[Summary]:
@@ -107,7 +112,8 @@ async def summaries(session: Session) -> list[Summary]:
     async def one(group: str) -> Summary:
         at = [leaders[name] for name in groups[group]]
         stats = [part for part in await in_parallel(at, partial(_stats, session, group, "")) if part is not None]
-        people = [part for part in await in_parallel(at, partial(_connection, session, group)) if part is not None]
+        told = [part for part in await in_parallel(at, partial(_connection, session, group)) if part is not None]
+        people = [part for part, _ in told]
         lags = [lag for part in stats for lag in _lags(part)]
         return Summary(
             group,
@@ -116,6 +122,7 @@ async def summaries(session: Session) -> list[Summary]:
             len({lag.topic for lag in lags if not lag.topic.startswith(RETRY_PREFIX)}),
             sum(lag.behind for lag in lags),
             groups[group],
+            sorted({warning for _, remark in told for warning in remark.split("; ") if warning}),
         )
 
     return await in_parallel(groups, one)
@@ -147,12 +154,14 @@ async def _stats(session: Session, group: str, topic: str, addr: str) -> Consume
     return ConsumeStats.from_json(answer.body) if answer.code == ResponseCode.SUCCESS else None
 
 
-async def _connection(session: Session, group: str, addr: str) -> ConsumerConnection | None:
+async def _connection(session: Session, group: str, addr: str) -> tuple[ConsumerConnection, str] | None:
     """Who is connected to one broker; None when nobody is."""
     ext = ConsumerConnectionHeader(consumer_group=group).to_ext()
     nobody = (ResponseCode.CONSUMER_NOT_ONLINE, ResponseCode.SYSTEM_ERROR)
     answer = await session.ask(addr, RequestCode.GET_CONSUMER_CONNECTION_LIST, ext, ok=(ResponseCode.SUCCESS, *nobody))
-    return ConsumerConnection.from_json(answer.body) if answer.code == ResponseCode.SUCCESS else None
+    if answer.code != ResponseCode.SUCCESS:
+        return None
+    return ConsumerConnection.from_json(answer.body), answer.remark
 
 
 def _lags(stats: ConsumeStats) -> list[Lag]:
