@@ -105,6 +105,7 @@ async def _run(loaded: Sequence[Loaded], seed: str, surround: Surround) -> None:
         connections_max=max(1, connection_limit() // len(loaded)),
         pid=os.getpid(),
         boot_id=_boot_id(),
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
     )
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with surround(plain) as env, trio.open_nursery() as nursery:

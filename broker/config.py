@@ -205,6 +205,11 @@ class BrokerConfig:
         "haSlaveFallbehindMax",
     )
 
+    slave_read: bool = _key("slaveReadEnable", values.boolean(), False)
+    """Consumers that are far behind are sent to a replica that does not lead."""
+    memory_ratio: int = _key("accessMessageInMemoryMaxRatio", values.integer(1, 100, unit="percent"), 40)
+    """Far behind: by more than so much of the machine's memory."""
+
     # --- replication
     strategy: Strategy = _key("replicationStrategy", values.choice(Strategy), Strategy.AUTO)
     dleger: bool = _key("enableDLegerCommitLog", values.boolean(), False, "enableDLedgerCommitLog")
@@ -346,15 +351,17 @@ def parse_settings(settings: Mapping[str, str], *, defaults: Mapping[str, str] |
     found: dict[str, Any] = {}  # Any: values of every field type
     unknown: list[str] = []
     idle: dict[str, list[str]] = {}
+    for key, value in settings.items():  # first of all: what must not be ignored explains the rest of such a file
+        stopping, why = REFUSED.get(key, (frozenset[str](), ""))
+        if why and value.strip() and (value.strip().lower() in stopping or not stopping):
+            raise ConfigError(f"{key} = {value!r}: {why}")
     for key, value in {**(defaults or {}), **settings}.items():
         spec = _SPELLINGS.get(key)
         if spec is not None:
             name, parser, _ = spec
             found[name] = parser.parse(key, value)
         elif key in REFUSED:
-            stopping, why = REFUSED[key]
-            if value.strip().lower() in stopping:
-                raise ConfigError(f"{key} = {value!r}: {why}")
+            continue
         elif (reason := NO_EFFECT.get(_newest(key))) is not None:
             idle.setdefault(reason, []).append(key)
         else:

@@ -20,6 +20,11 @@ _LATER = "not built yet"
 _LINKS = "the links between replicas tune themselves"
 
 NO_EFFECT: Mapping[str, str] = {
+    "enableAcl": "RocketMQ has no such key either; access control is aclEnable",
+    "isolateLogEnable": "one log per process",
+    "sendHeartbeatTimeoutMillis": "the registration is the heartbeat",
+    "brokerHeartbeatTimeoutMillis": "the registration is the heartbeat",
+    "controllerAddr": "there is no controller",
     "rocketmqHome": "no installation directory is needed",
     "storePathCommitLog": _LAYOUT,
     "storePathDLedgerCommitLog": _LAYOUT,
@@ -109,9 +114,7 @@ NO_EFFECT: Mapping[str, str] = {
     "maxHaTransferByteInSecond": _LINKS,
     "totalReplicas": "the log lists the replicas",
     "allAckInSyncStateSet": "consumers see what all replicas in sync hold; producers are told by inSyncReplicas",
-    "slaveReadEnable": "every replica serves reads",
     "syncFromLastFile": "a slave copies the whole log",
-    "accessMessageInMemoryMaxRatio": "every replica serves reads",
     "enableBatchPush": "entries are always sent in batches",
     "disableConsumeIfConsumerReadSlowly": _LATER,
     "consumerFallbehindThreshold": _LATER,
@@ -135,6 +138,14 @@ NO_EFFECT: Mapping[str, str] = {
 """Key (in its newest spelling) → why it changes nothing."""
 
 REFUSED: Mapping[str, tuple[frozenset[str], str]] = {
+    "brokerConfigPaths": (
+        frozenset(),
+        "a container file is not needed: give each of these files to one process with -c",
+    ),
+    "messageStorePlugIn": (
+        frozenset(),
+        "store plug-ins (tiered storage) are not supported, and messages would not be where this file says",
+    ),
     "enableControllerMode": (
         frozenset({"true"}),
         "controller mode is not supported; use enableDLegerCommitLog for failover",
@@ -160,4 +171,4 @@ REFUSED: Mapping[str, tuple[frozenset[str], str]] = {
         "TLS is not built yet, and serving plain text instead would be worse than not starting",
     ),
 }
-"""Key → (values that stop the start, why). Other values of the key are accepted without effect."""
+"""Key → (values that stop the start, none: every value; why). Other values of the key have no effect."""

@@ -30,6 +30,8 @@ class Env:
     """Clients that one replica accepts; the process knows its descriptor limit."""
     boot_id: str = ""
     """Changes with every start of the machine: what was written but not synced before may be gone. "": not known."""
+    memory_bytes: int = 4 << 30
+    """Of the machine: consumers that lack more than a share of it are far behind."""
     pid: int = 0
     """Process id, for operators; 0 when it means nothing."""
 

@@ -36,6 +36,7 @@ from broker.processor.leaderless import Leaderless
 from broker.processor.offsets import OffsetCommits
 from broker.processor.pull_message import PullProcessor
 from broker.processor.query_message import QueryProcessor
+from broker.processor.redirect import Redirect
 from broker.processor.registry import Dispatcher
 from broker.processor.reply_message import ReplyProcessor
 from broker.processor.routes import Lanes, Processors, make_routes
@@ -230,7 +231,10 @@ class Wiring:
         timer = TimerService(wheel, state, store, intake, replicator, self.env.clock, counters)
         checks = TransactionChecks(config, state, store, intake, replicator, clients, self.env.clock, counters)
         commits = OffsetCommits(intake, counters)
-        pulls = PullProcessor(config, state, store, intake, replicator, clients, commits, holds, lanes.disk, counters)
+        redirect = Redirect(config, state, replicator, self.env.memory_bytes)
+        pulls = PullProcessor(
+            config, state, store, intake, replicator, clients, commits, holds, lanes.disk, counters, redirect
+        )
         polling = LongPolling(holds, pulls.look)
         parts = Parts(
             config=config,

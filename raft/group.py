@@ -42,6 +42,7 @@ from raft.core.types import (
 )
 from raft.disk_watch import DiskWatch
 from raft.feeders import Feeders
+from raft.frames import CodecError
 from raft.hard_state import HardStateFile
 from raft.host import GroupHost
 from raft.identity import hello_fields
@@ -488,6 +489,9 @@ class RaftGroup:
                 continue
             message = decode_message(fields, body, sender, self.node_id, self.storage.parse)
             if self.core is not None:
+                refusal = self.settings.rules.refuses(self.core, message)
+                if refusal:
+                    raise CodecError(refusal)
                 self._inbox.append(message)
         self._wake.set()
 

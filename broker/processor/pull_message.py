@@ -26,6 +26,7 @@ from broker.metadata.state import GroupState
 from broker.metrics import Counters
 from broker.processor.lane import Lane
 from broker.processor.offsets import OffsetCommits
+from broker.processor.redirect import Redirect
 from broker.processor.request import Refused, Typed, client_of
 from broker.replication.base import Replicator
 from broker.replication.intake import Intake
@@ -85,8 +86,10 @@ class PullProcessor:
         holds: HoldTable,
         disk: Lane,
         counters: Counters,
+        redirect: Redirect,
     ) -> None:
         self._config = config
+        self._redirect = redirect
         self._state = state
         self._store = store
         self._intake = intake
@@ -366,6 +369,11 @@ class PullProcessor:
     ) -> None:
         low, end = self._bounds(pull.key)
         size = sum(map(len, parts)) if parts else 0
-        head = encode_pull_head(pull.opaque, pull.serialize, code, next_offset, low, end, size, remark=remark)
+        suggest = 0
+        if size and next_offset < end:
+            suggest = self._redirect.suggest(pull.group, self._store.position_of(pull.key, next_offset))
+        head = encode_pull_head(
+            pull.opaque, pull.serialize, code, next_offset, low, end, size, suggest=suggest, remark=remark
+        )
         self._counters.get_bytes += size
         pull.reply.send(b"".join((head, *parts)) if parts else head)

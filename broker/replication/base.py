@@ -336,6 +336,8 @@ class Replicas:
     learners: tuple[tuple[str, str], ...] = ()
     numbers: tuple[tuple[str, int], ...] = ()
     """Master-slave: the brokerId that each was configured with."""
+    in_sync: tuple[str, ...] = ()
+    """Master-slave, at the master: who holds what consumers see, itself included."""
 
     def broker_id(self, node_id: str, leader_id: str) -> int:
         """The id under which a replica that is not the ready leader registers; all of a group's differ, none is 0.

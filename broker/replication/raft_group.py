@@ -201,6 +201,7 @@ class RaftReplicator:
             tuple((member.id, group.members.client_address(member.id)) for member in voters if member.id != gone),
             tuple((member.id, group.members.client_address(member.id)) for member in learners if member.id != gone),
             () if self.strategy == RAFT else self._numbers((*voters, *learners)),
+            self.in_sync,
         )
 
     def _numbers(self, members: Sequence[Member]) -> tuple[tuple[str, int], ...]:

@@ -18,6 +18,7 @@ from raft.core.quorum import Quorum, Verdict, agreed, holds, quorum_of, tally
 from raft.core.types import NodeId
 
 if TYPE_CHECKING:
+    from raft.core.messages import Message
     from raft.core.state import CoreState
 
 __all__ = ["RAFT_RULES", "Rules"]
@@ -57,6 +58,11 @@ class Rules:
     def hands_over(self, core: CoreState) -> bool:
         """May a leader in trouble ask another replica to take over, without anybody's word?"""
         return True
+
+    def refuses(self, core: CoreState, message: Message) -> str:
+        """What is wrong with a peer's message, so that its link is to be closed; "" nothing. Raft trusts its members:
+        what cannot be true is a bug of ours, and stops the group."""
+        return ""
 
     def keeps_committed(self, core: CoreState) -> bool:
         """Is what this replica knows to be committed in the log of every later leader?

@@ -75,11 +75,18 @@ class World:
     network: MemoryNetwork = field(default_factory=MemoryNetwork)
     disks: dict[str, MemoryFileSystem] = field(default_factory=dict)
     seed: str = "test"
+    memory_bytes: int = 4 << 30
     _lives: Iterator[int] = field(default_factory=itertools.count)
 
     def env(self, host: str = "10.0.0.1") -> Env:
         seed = f"{self.seed}/{host}/{next(self._lives)}"
-        return Env(clock=LoopClock(), network=self.at(host), open_fs=self._open_fs, seed=seed)
+        return Env(
+            clock=LoopClock(),
+            network=self.at(host),
+            open_fs=self._open_fs,
+            seed=seed,
+            memory_bytes=self.memory_bytes,
+        )
 
     def at(self, host: str) -> HostNet:
         return HostNet(self.network, host)

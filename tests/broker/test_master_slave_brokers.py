@@ -250,3 +250,22 @@ async def test_a_master_waits_for_a_name_server_before_it_founds_a_group(autojum
         await until(cluster.leader)
         await cluster.nodes[0].stop()
         nursery.cancel_scope.cancel()
+
+
+async def test_a_consumer_far_behind_is_sent_to_a_slave_and_back(autojump_clock: MockClock) -> None:
+    # A share of the memory that the test's messages exceed: 1 percent of 1 MiB.
+    world = World(memory_bytes=1 << 20)
+    async with open_master_slave(Strategy.SYNC, slaves=1, world=world, slave_read=True, memory_ratio=1) as cluster:
+        master, slave = cluster.nodes
+        async with open_user(cluster.world, master.replica().address) as user:
+            for _ in range(20):
+                await user.send("T", b"x" * 1000)
+            await equal(cluster)
+            old = await user.pull("T", 0, 0, count=1)
+            assert old.ext["suggestWhichBrokerId"] == "1"
+            new = await user.pull("T", 0, 18, count=1)
+            assert new.ext["suggestWhichBrokerId"] == "0"
+        async with open_user(cluster.world, slave.replica().address) as user:
+            assert (await user.pull("T", 0, 0, count=1)).ext["suggestWhichBrokerId"] == "1"
+            assert (await user.pull("T", 0, 18, count=1)).ext["suggestWhichBrokerId"] == "0"
+            assert (await user.pull("T", 0, 19, count=1)).ext["suggestWhichBrokerId"] == "0"

@@ -91,7 +91,7 @@ def _print_verdict(verdict: Verdict) -> None:
         count = getattr(verdict, name)
         bad = name != "acked" and count
         table.add_row(name, f"[bold red]{count}[/]" if bad else f"{count:,}")
-    for name in ("unknown", "redelivered", "client_errors"):
+    for name in ("unknown", "short", "redelivered", "client_errors"):
         table.add_row(name, f"{getattr(verdict, name):,}", style="dim")
     for label, times in (("next OK", verdict.failover_ms), ("longest without", verdict.stall_ms)):
         table.add_row(label, " · ".join(f"{key} {value:.0f} ms" for key, value in times.items()) or "-")

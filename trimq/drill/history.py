@@ -83,12 +83,20 @@ class History:
     deliveries: dict[Value, int] = field(default_factory=dict)
     """How often a value reached a consumer of the drill."""
     client_errors: int = 0
+    short: int = 0
+    """Sends that a master stored without the slaves it should have waited for."""
+    acked_at: dict[Value, float] = field(default_factory=dict)
+    """When the acknowledgement came (`trio.current_time()`)."""
+    blows_at: list[float] = field(default_factory=list)
+    """When each round struck."""
 
     def begin(self, value: Value, queue: QueueId) -> None:
         self.sends[value] = (queue, Outcome.UNKNOWN)
 
-    def end(self, value: Value, outcome: Outcome) -> None:
+    def end(self, value: Value, outcome: Outcome, at: float = 0.0) -> None:
         self.sends[value] = (self.sends[value][0], outcome)
+        if outcome is Outcome.OK:
+            self.acked_at[value] = at
 
     def delivered(self, value: Value) -> None:
         self.deliveries[value] = self.deliveries.get(value, 0) + 1

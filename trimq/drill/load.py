@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import trio
 
 from trimq import Client, Message, Producer, Queue
+from trimq.client.model import SendStatus
 from trimq.drill.history import BODY_BYTES, History, Outcome, QueueId, Value, make_body
 from trimq.errors import NotStored, SendUnknown, TrimqError
 
@@ -56,15 +57,17 @@ class Sender:
         self._begun.set()
         message = Message(topic=queue.topic, body=make_body(value, self.body_bytes))
         try:
-            await self.producer.send(message, queue=queue)
+            receipt = await self.producer.send(message, queue=queue)
         except NotStored:
             self.history.client_errors += 1
             self.history.end(value, Outcome.FAILED)
         except (SendUnknown, TrimqError):
             self.history.client_errors += 1
         else:
-            self.history.end(value, Outcome.OK)
-            return trio.current_time()
+            if receipt.status is SendStatus.OK:
+                self.history.end(value, Outcome.OK, trio.current_time())
+                return trio.current_time()
+            self.history.short += 1  # stored in fewer places than asked: no acknowledgement in the promise's sense
         finally:
             self.in_flight -= 1
         return None

@@ -19,10 +19,14 @@ from trimq.drill.load import PRODUCERS, SEND_DEADLINE_S, Prober, Sender, run_sen
 from trimq.drill.reader import read_everything
 from trimq.drill.verdict import Verdict, judge, percentiles
 from trimq.drill.watch import CONSUMERS, run_consumer, watch_offsets
+from trimq.errors import TrimqError
 from trimq.remoting.client import RemotingClient, open_remoting_client
 from trimq.remoting.system import AnyioNetwork
 from trimq.testing import status
 from trimq.testing.local_cluster import LocalCluster
+from trimq.wire.codes import RequestCode, ResponseCode
+from trimq.wire.command import Command
+from trimq.wire.headers.group import PromoteMasterHeader
 
 QUEUES_PER_GROUP = 4
 _SETTLED_LAG_BYTES = 1024 * 1024
@@ -93,6 +97,7 @@ class Drill:
         doubles = double_terms(self.cluster.log_path(node) for node in self.cluster.nodes)
         verdict.two_leaders = len(doubles)
         verdict.examples += doubles
+        verdict.may_lose = self.cluster.strategy == "async"
         verdict.rounds, verdict.rounds_hit, verdict.invalid = self.rounds, hit, invalid
         verdict.failover_ms = percentiles(self.failovers_ms)
         verdict.stall_ms = percentiles(self.stalls_ms)
@@ -119,10 +124,13 @@ class Drill:
         prober = self.probers[group]
         await prober.sender.busy()  # hit in the middle of a write
         blow: Blow = await strike(self.cluster, self.fault, leader, number)
+        self.history.blows_at.append(blow.at)
         prober.watch(trio.current_time())
         with trio.move_on_after(_ROUND_DEADLINE_S) as waiting:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(mend, self.cluster, self.fault, blow, self.rng)
+                if self.cluster.strategy != "raft" and self.fault is not Fault.RESTART:
+                    nursery.start_soon(self._promote, asker, group, blow.nodes)
                 await prober.recovered.wait()
         if waiting.cancelled_caught or prober.recovered_at is None:
             raise _Invalid(f"round {number + 1}: no progress in {group} within {_ROUND_DEADLINE_S:.0f} s")
@@ -136,13 +144,35 @@ class Drill:
             f" {took_ms:.0f} ms, longest without {stall_ms:.0f} ms"
         )
 
+    async def _promote(self, asker: RemotingClient, group: str, down: tuple[str, ...]) -> None:
+        """What an operator does: ask the slaves one after the other until one is the master (`async`: by force)."""
+        slaves = [node for node in self.cluster.nodes if node not in down]
+        force = self.cluster.strategy == "async"
+        if force:  # of two slaves the one with the longer log, since nobody else will say so
+            told = (await status.ask(asker, self.cluster))[group].replicas
+            slaves.sort(key=lambda node: -int(told[node].get("lastPosition", 0)))
+        while True:
+            for node in slaves:
+                header = PromoteMasterHeader(group=group, node=node, force=force)
+                command = Command(code=RequestCode.PROMOTE_MASTER, ext=header.to_ext())
+                try:
+                    answer = await asker.invoke(self.cluster.client_address(node, group), command)
+                except TrimqError:
+                    continue
+                if answer.code == ResponseCode.SUCCESS:
+                    return
+            await trio.sleep(0.1)
+
     async def _settled(self, asker: RemotingClient, group: str | None = None) -> str:
         """Wait until every replica answers and is within 1 MiB of its leader; the leader of `group` then."""
         with trio.move_on_after(_ROUND_DEADLINE_S):
             while True:
                 groups = await status.ask(asker, self.cluster)
                 lags = [found.lag_bytes() for found in groups.values()]
-                if all(lag is not None and lag <= _SETTLED_LAG_BYTES for lag in lags):
+                whole = self.cluster.strategy == "raft" or all(
+                    len(found.in_sync) == len(self.cluster.nodes) for found in groups.values()
+                )
+                if whole and all(lag is not None and lag <= _SETTLED_LAG_BYTES for lag in lags):
                     leader = groups[group or self.cluster.groups[0]].leader
                     assert leader is not None
                     return leader

@@ -40,6 +40,12 @@ class Verdict:
     client_errors: int = 0
     two_leaders: int = 0
     """Terms of a group in which more than one node said that it leads."""
+    short: int = 0
+    """Stored by a master without the slaves it should have waited for: no acknowledgement."""
+    loss_window_ms: float = 0.0
+    """The oldest lost message was acknowledged so long before the blow that lost it."""
+    may_lose: bool = False
+    """The strategy (`async`) promises nothing about the tail: what is lost is measured, not judged."""
     failover_ms: dict[str, float] = field(default_factory=dict)
     stall_ms: dict[str, float] = field(default_factory=dict)
     """The longest stretch without an OK, over the rounds."""
@@ -50,8 +56,8 @@ class Verdict:
 
     @property
     def violations(self) -> int:
-        found = self.lost + self.duplicates + self.reordered + self.phantom + self.offsets_back + self.disagree
-        return found + self.two_leaders
+        tail = 0 if self.may_lose else self.lost + self.offsets_back
+        return tail + self.duplicates + self.reordered + self.phantom + self.disagree + self.two_leaders
 
     @property
     def exit_status(self) -> int:
@@ -67,6 +73,12 @@ class Verdict:
 _EXAMPLES_MAX = 10
 
 
+def _before_blow_ms(history: History, value: Value) -> float:
+    """How long before the next blow a value was acknowledged."""
+    at = history.acked_at.get(value, 0.0)
+    return round(min((blow - at for blow in history.blows_at if blow >= at), default=0.0) * 1000, 1)
+
+
 def judge(history: History) -> Verdict:
     """All counts that follow from a history alone; rounds and times are the runner's to add."""
     verdict = Verdict()
@@ -77,6 +89,7 @@ def judge(history: History) -> Verdict:
     verdict.unknown = outcomes.count(Outcome.UNKNOWN)
     verdict.redelivered = sum(times - 1 for times in history.deliveries.values())
     verdict.client_errors = history.client_errors
+    verdict.short = history.short
     return verdict
 
 
@@ -105,6 +118,7 @@ def _judge_reads(history: History, verdict: Verdict) -> None:
             for value in acknowledged.get(queue, ()):
                 if value not in seen_here:
                     verdict.lost += 1
+                    verdict.loss_window_ms = max(verdict.loss_window_ms, _before_blow_ms(history, value))
                     _example(verdict, f"{value} was acknowledged for {queue} and is not there through {node}")
         _judge_queue(history, verdict, queue, sorted(at_offset.items()), found)
 

@@ -194,16 +194,27 @@ class LocalCluster:
                     "storePathRootDir": str(self.store_path(node, group)),
                     "mapedFileSizeCommitLog": str(_SEGMENT_BYTES),
                     "flushDiskType": "ASYNC_FLUSH" if self.flush == "async" else "SYNC_FLUSH",
-                    "enableDLegerCommitLog": "true",
-                    "dLegerGroup": group,
-                    "dLegerPeers": peers,
                     "dLegerSelfId": node,
-                    "preferredLeaderId": self.nodes[j % len(self.nodes)],
-                    **({"raftUnsafeAsyncFlush": "true"} if self.flush == "async" else {}),
+                    **(self._raft_settings(group, j, peers) if self.strategy == "raft" else self._slave_settings(i, j)),
                     **self.extra,
                 }
                 text = "".join(f"{key}={value}\n" for key, value in settings.items())
                 self.configuration_path(node, group).write_text(text)
+
+    def _raft_settings(self, group: str, j: int, peers: str) -> dict[str, str]:
+        return {
+            "enableDLegerCommitLog": "true",
+            "dLegerGroup": group,
+            "dLegerPeers": peers,
+            "preferredLeaderId": self.nodes[j % len(self.nodes)],
+            **({"raftUnsafeAsyncFlush": "true"} if self.flush == "async" else {}),
+        }
+
+    def _slave_settings(self, i: int, j: int) -> dict[str, str]:
+        """Group j's master is on node j, its slaves on the nodes after it; a node's replicas share a peer port."""
+        broker_id = (i - j) % len(self.nodes)
+        role = "SLAVE" if broker_id else "SYNC_MASTER" if self.strategy == "sync" else "ASYNC_MASTER"
+        return {"brokerId": str(broker_id), "brokerRole": role, "haListenPort": str(self.layout.peer(i))}
 
     def command(self, process: str) -> list[str]:
         """The command line of `namesrv` or of a node."""

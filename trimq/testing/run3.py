@@ -26,6 +26,7 @@ from trimq.testing.status import GroupStatus
 
 _UP_DEADLINE_S = 30.0
 _DEMO_MESSAGES = 1000
+_WHO = {"raft": "a majority", "sync": "the master and a slave", "async": "the master"}
 
 
 class _Verbs(click.Group):
@@ -85,8 +86,6 @@ def up(
     settings: tuple[str, ...],
 ) -> None:
     """Start the cluster (or what of it does not run), wait for its leaders, show it."""
-    if strategy != "raft":
-        raise ClusterError(f"strategy {strategy!r} (master-slave) is not built yet; use --strategy raft")
     extra = {key.strip(): value.strip() for key, _, value in (each.partition("=") for each in settings)}
     if not all(extra.values()) or not all(extra):
         raise ClusterError(f"--set {' --set '.join(settings)}: KEY=VALUE is needed")
@@ -124,7 +123,7 @@ async def _up(cluster: LocalCluster, demo: bool) -> dict[str, GroupStatus]:
             took = await send_and_consume(cluster.namesrv_address, _DEMO_MESSAGES)
             click.echo(
                 f"{_DEMO_MESSAGES} messages sent in {took.sent_s:.2f} s, "
-                f"each acknowledged by a majority; all consumed after {took.consumed_s:.2f} s."
+                f"each acknowledged by {_WHO[cluster.strategy]}; all consumed after {took.consumed_s:.2f} s."
             )
         return await status_module.ask(client, cluster)
 

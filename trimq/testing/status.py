@@ -21,6 +21,7 @@ from trimq.wire.command import Command
 
 _ANSWER_S = 1.0
 _POLL_S = 0.02
+_NOT_YET = ("down", "unformed")
 
 
 @dataclass(slots=True)
@@ -40,6 +41,11 @@ class GroupStatus:
     @property
     def term(self) -> int:
         return max((r["term"] for r in self.replicas.values() if r["role"] != "down"), default=0)
+
+    @property
+    def in_sync(self) -> list[str]:
+        """Master-slave: the replicas that the master counts, itself included."""
+        return list(self.replicas[self.leader].get("inSync", [])) if self.leader is not None else []
 
     def lag_bytes(self) -> int | None:
         """How far the slowest replica's log is behind the leader's; None while a replica is silent or nobody leads."""
@@ -66,7 +72,8 @@ async def ask(client: RemotingClient, cluster: LocalCluster, *, answer_s: float 
                 answer = None
             if answer is not None and answer.code == ResponseCode.SUCCESS:
                 said = json.loads(bytes(answer.body))
-                found |= said["replicas"][node]
+                found |= said["replicas"][said["answeredBy"]]
+                found["strategy"] = said["strategy"]
                 found.setdefault("term", said["term"])
         groups[group].replicas[node] = found
 
@@ -88,7 +95,9 @@ async def wait_ready(client: RemotingClient, cluster: LocalCluster, *, all_repli
                 raise ClusterError(f"{name} ended:\n{cluster.last_words(name)}")
         groups = await ask(client, cluster)
         if all(
-            g.leader is not None and (not all_replicas or all(r["role"] != "down" for r in g.replicas.values()))
+            g.leader is not None
+            and (not all_replicas or all(r["role"] not in _NOT_YET for r in g.replicas.values()))
+            and (not all_replicas or cluster.strategy == "raft" or len(g.in_sync) == len(cluster.nodes))
             for g in groups.values()
         ):
             return

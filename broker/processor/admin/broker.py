@@ -210,6 +210,7 @@ def group_status(parts: Parts) -> dict[str, object]:
         "durable": status.durable,
         "lastPosition": log.last.end,
         "visible": status.visible,
+        "inSync": list(parts.replicator.replicas.in_sync),
     }
     group = GroupStatus(
         cluster=parts.config.cluster_name,

@@ -24,10 +24,11 @@ from collections.abc import Mapping, Sequence
 
 from broker.replication.ha.epochs import ORDERED_STEPS, next_epoch
 from broker.replication.membership import GroupDetail
+from raft.core.messages import AppendReply, Message
 from raft.core.quorum import Verdict, agreed, holds, quorum_of, tally
 from raft.core.rules import Rules
 from raft.core.state import CoreState
-from raft.core.types import Campaign, Membership, NodeId
+from raft.core.types import Campaign, Membership, NodeId, Role
 
 __all__ = ["GroupRules", "detail_of", "grants_needed", "reached_by"]
 
@@ -209,6 +210,13 @@ class GroupRules(Rules):
 
     def hands_over(self, core: CoreState) -> bool:
         return self.raft_only(core)
+
+    def refuses(self, core: CoreState, message: Message) -> str:
+        if self.raft_only(core) or core.role is not Role.LEADER or not isinstance(message, AppendReply):
+            return ""
+        if message.term == core.term and message.match > core.last.index:
+            return f"a report of {message.match} entries, this master has {core.last.index}: it is forged"
+        return ""
 
     def keeps_committed(self, core: CoreState) -> bool:
         return self.raft_only(core)

@@ -57,8 +57,11 @@ async def _promote(namesrv: str, header: PromoteMasterHeader, as_json: bool) -> 
         if candidate is None or not candidate.addr:
             known = ", ".join(sorted(view.replicas or {})) or "none answers"
             raise NoRoute(f"{header.node} is no known replica of {header.group}", advice=f"replicas: {known}")
-        await session.ask(candidate.addr, RequestCode.PROMOTE_MASTER, header.to_ext())
+        answer = await session.ask(candidate.addr, RequestCode.PROMOTE_MASTER, header.to_ext())
+    may_lose = answer.ext.get("mayLose", "")
     if as_json:
-        print_json({"group": header.group, "master": header.node})
+        print_json({"group": header.group, "master": header.node, "may_lose": may_lose})
         return
     click.echo(f"{header.group}: {header.node} is master")
+    if may_lose:
+        click.echo(f"what may be lost: {may_lose}")

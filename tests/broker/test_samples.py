@@ -1,0 +1,188 @@
+"""RocketMQ's sample files start unchanged or are refused by name; ours parse without a word.
+
+Keys and values are written down as facts, file by file. `SAYS` is the table of docs/operations.md: what becomes of
+every key that occurs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from broker.config import ConfigError, Strategy, parse_settings
+from broker.config_file import load_config
+from broker.runtime import open_broker
+from namesrv.config import NamesrvConfig
+from namesrv.server import serve_namesrv
+from tests.broker.cluster import until
+from tests.broker.support import World
+
+ROOT = Path(__file__).parents[2]
+DAILY = {"brokerClusterName": "DefaultCluster", "deleteWhen": "04", "fileReservedTime": "48"}
+ASYNC = {**DAILY, "brokerId": "0", "brokerRole": "ASYNC_MASTER", "flushDiskType": "ASYNC_FLUSH"}
+SYNC = {**ASYNC, "brokerRole": "SYNC_MASTER"}
+SLAVE = {**DAILY, "brokerId": "1", "brokerRole": "SLAVE", "flushDiskType": "ASYNC_FLUSH"}
+CONTAINER = {
+    "brokerClusterName": "DefaultCluster",
+    "flushDiskType": "ASYNC_FLUSH",
+    "storePathRootDir": "/root/broker/store",
+    "storePathCommitLog": "/root/broker/store/commitlog",
+    "listenPort": "10911",
+    "haListenPort": "10912",
+    "totalReplicas": "2",
+    "inSyncReplicas": "2",
+    "minInSyncReplicas": "1",
+    "enableAutoInSyncReplicas": "true",
+    "slaveReadEnable": "true",
+    "brokerHeartbeatInterval": "1000",
+    "brokerNotActiveTimeoutMillis": "5000",
+    "sendHeartbeatTimeoutMillis": "1000",
+    "enableSlaveActingMaster": "true",
+    "isolateLogEnable": "true",
+}
+
+
+def dledger(node: int) -> dict[str, str]:
+    return {
+        "brokerClusterName": "RaftCluster",
+        "brokerName": "RaftNode00",
+        "listenPort": str(30911 + 10 * node),
+        "namesrvAddr": "127.0.0.1:9876",
+        "storePathRootDir": f"/tmp/rmqstore/node0{node}",
+        "storePathCommitLog": f"/tmp/rmqstore/node0{node}/commitlog",
+        "enableDLegerCommitLog": "true",
+        "dLegerGroup": "RaftNode00",
+        "dLegerPeers": "n0-127.0.0.1:40911;n1-127.0.0.1:40912;n2-127.0.0.1:40913",
+        "dLegerSelfId": f"n{node}",
+        "sendMessageThreadPoolNums": "16",
+    }
+
+
+STARTS: dict[str, Mapping[str, str]] = {
+    "2m-noslave/broker-a": {**ASYNC, "brokerName": "broker-a"},
+    "2m-noslave/broker-b": {**ASYNC, "brokerName": "broker-b"},
+    "2m-noslave/broker-trace": {**ASYNC, "brokerName": "broker-trace", "autoTraceBrokerEnable": "true"},
+    "2m-2s-async/broker-a": {**ASYNC, "brokerName": "broker-a"},
+    "2m-2s-async/broker-a-s": {**SLAVE, "brokerName": "broker-a"},
+    "2m-2s-async/broker-b": {**ASYNC, "brokerName": "broker-b"},
+    "2m-2s-async/broker-b-s": {**SLAVE, "brokerName": "broker-b"},
+    "2m-2s-sync/broker-a": {**SYNC, "brokerName": "broker-a"},
+    "2m-2s-sync/broker-a-s": {**SLAVE, "brokerName": "broker-a"},
+    "2m-2s-sync/broker-b": {**SYNC, "brokerName": "broker-b"},
+    "2m-2s-sync/broker-b-s": {**SLAVE, "brokerName": "broker-b"},
+    "broker.conf": {**ASYNC, "brokerName": "broker-a", "enableAcl": "true", "namesrvAddr": "127.0.0.1:9876"},
+    "dledger/broker-n0": dledger(0),
+    "dledger/broker-n1": dledger(1),
+    "dledger/broker-n2": dledger(2),
+    "container/broker-a-in-container1": {
+        **CONTAINER, "brokerName": "broker-a", "brokerId": "0", "brokerRole": "SYNC_MASTER",
+    },
+    "container/broker-a-in-container2": {
+        **CONTAINER, "brokerName": "broker-a", "brokerId": "1", "brokerRole": "SLAVE",
+    },
+}  # fmt: skip
+REFUSED: dict[str, tuple[Mapping[str, str], str]] = {
+    "controller/quick-start/broker-n0": (
+        {
+            "brokerClusterName": "DefaultCluster",
+            "brokerName": "broker-a",
+            "brokerId": "-1",
+            "brokerRole": "SLAVE",
+            "enableControllerMode": "true",
+            "controllerAddr": "127.0.0.1:9878",
+            "allAckInSyncStateSet": "true",
+            "listenPort": "30911",
+        },
+        "enableControllerMode = 'true': controller mode is not supported",
+    ),
+    "container/broker-container": (
+        {"listenPort": "10811", "namesrvAddr": "127.0.0.1:9876", "brokerConfigPaths": "/a.conf:/b.conf"},
+        "brokerConfigPaths = '/a.conf:/b.conf': a container file is not needed",
+    ),
+    "tieredstorage/brokerS3": (
+        {**ASYNC, "brokerName": "broker-a", "messageStorePlugIn": "org.apache.rocketmq.tieredstore.TieredMessageStore"},
+        "messageStorePlugIn = 'org.apache.rocketmq.tieredstore.TieredMessageStore': store plug-ins",
+    ),
+}
+SAYS: dict[str, str] = {
+    "storePathCommitLog": "the layout below storePathRootDir is fixed",
+    "sendMessageThreadPoolNums": "no thread pools here",
+    "enableAcl": "RocketMQ has no such key either; access control is aclEnable",
+    "totalReplicas": "the log lists the replicas",
+    "brokerHeartbeatInterval": "the registration is the heartbeat",
+    "brokerNotActiveTimeoutMillis": "the registration is the heartbeat",
+    "sendHeartbeatTimeoutMillis": "the registration is the heartbeat",
+    "enableSlaveActingMaster": "a slave serves reads and keeps offsets by itself; a Raft group elects its leader",
+    "isolateLogEnable": "one log per process",
+}
+"""Keys that are accepted and change nothing, and why; every other key of `STARTS` is taken."""
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_a_sample_is_taken_and_says_once_what_it_ignores(name: str) -> None:
+    settings = STARTS[name]
+    loaded = parse_settings(settings)
+    named = [notice.removeprefix("no effect: ").partition(" (")[0].split(", ") for notice in loaded.notices]
+    ignored = {key for keys in named for key in keys}
+    assert ignored == {key for key in settings if key in SAYS}
+    for key in ignored:
+        (notice,) = [notice for notice in loaded.notices if key in notice]
+        assert notice.startswith("no effect: ")
+        assert SAYS[key] in notice
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_sample_that_promises_what_we_do_not_do_is_refused_by_name(name: str) -> None:
+    settings, why = REFUSED[name]
+    with pytest.raises(ConfigError) as refused:
+        parse_settings(settings)
+    assert str(refused.value).startswith(why)
+
+
+def test_the_table_in_the_documents_is_this_one() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    for key, reason in SAYS.items():
+        assert f"| `{key}` | ignored: {reason} |" in text
+    for settings, why in REFUSED.values():
+        key, _, reason = why.partition(" = ")
+        assert f"| `{key}` | refused: " in text, settings
+        assert reason
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("mode", ["sync", "async"])
+async def test_two_masters_two_slaves_start_from_the_samples(autojump_clock: MockClock, mode: str) -> None:
+    world = World()
+    files = [name for name in STARTS if name.startswith(f"2m-2s-{mode}/")]
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(serve_namesrv, NamesrvConfig(), world.at("10.0.1.1")))
+        ready: list[tuple[str, ...]] = []
+
+        async def machine(number: int, name: str) -> None:
+            # What the process knows of itself: its address and NAMESRV_ADDR. Everything else is the file's.
+            host = f"10.0.2.{number}"
+            own = {"namesrvAddr": "10.0.1.1:9876", "brokerIP1": host, "storePathRootDir": name, "metricsPort": "-1"}
+            config = parse_settings(STARTS[name], defaults=own).config
+            assert config.replication in (Strategy.SYNC, Strategy.ASYNC)
+            async with open_broker([config], world.env(host)) as broker:
+                await broker.wait_ready()
+                replicator = broker.replicas[0].replicator
+                await until(lambda: len(replicator.replicas.voters) == 2)
+                ready.append((name, replicator.strategy))
+                await trio.sleep_forever()
+
+        for number, name in enumerate(files):
+            nursery.start_soon(machine, number, name)
+        await until(lambda: len(ready) == 4)
+        assert sorted(ready) == [(name, mode) for name in sorted(files)]
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "deploy" / "conf").rglob("*.conf")), ids=lambda path: path.stem)
+def test_our_own_samples_are_taken_without_a_word(path: Path) -> None:
+    assert load_config(path).notices == ()
