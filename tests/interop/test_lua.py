@@ -149,7 +149,7 @@ def test_a_web_server_logs_ten_thousand_requests_while_leaders_are_killed(tmp_pa
             messages=len(load.acked),
             kills=killer.kills,
             lost=lost,
-            twice=there.twice_in_one_group + there.twice_elsewhere,
+            twice=there.twice_in_one_group,
             errors=len(load.errors),
             note=f"the client itself never tries again{'; ' if most else ''}{most}",
         )
