@@ -84,5 +84,6 @@ def test_ten_thousand_messages_and_three_leader_kills(client: Foreign, tmp_path:
         )
     )
     assert not lost
+    assert not inside or client.note, "a message with a unique id is stored once in its group"
     assert not there.bodies - acked - failed, "nothing that was not sent"
     assert not unseen, f"{unseen} stored messages were never delivered"
