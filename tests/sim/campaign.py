@@ -39,6 +39,7 @@ MUST_BE_REACHED = (
     "kill majority",
     "stopped cleanly",
     "rolling",
+    "replaced",
     "pause",
     "clock jump",
     "cut",

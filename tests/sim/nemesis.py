@@ -12,12 +12,15 @@ from functools import partial
 
 import trio
 
-from broker.replication.base import ReplicatorError
+from broker.replica import Replica
+from broker.replication.base import ChangeKind, MembershipChange, ReplicatorError
 from tests.sim.world import CLIENT_IP, SimNode, World
 
 __all__ = ["Nemesis"]
 
 LASTS_S = (0.2, 1.0, 3.0)
+REPLACED_WITHIN_S = 90.0
+"""After healing."""
 
 
 class Nemesis:
@@ -28,6 +31,7 @@ class Nemesis:
         self.rng = random.Random(f"{world.plan.seed}/nemesis")
         self.done: list[str] = []
         self._reached = world.oracle.reached
+        self._replacing = False
         self._actions: dict[str, Callable[[], Awaitable[None]]] = {
             "kill": partial(self._fell, power=False),
             "power": partial(self._fell, power=True),
@@ -36,6 +40,7 @@ class Nemesis:
             "kill majority": partial(self._fell_many, power=False, count=2),
             "stop": self._stop,
             "rolling": self._rolling,
+            "replace": self._replace,
             "pause": self._pause,
             "clock jump": self._clock_jump,
             "isolate": self._isolate,
@@ -75,10 +80,11 @@ class Nemesis:
         await self.heal()
 
     async def heal(self) -> None:
-        """Links, disks and machines work again."""
+        """Links, disks and machines work again, and who was being replaced is a voter again."""
         world = self.world
         world.trace("heal")
         await world.heal()
+        await world.until(lambda: not self._replacing, REPLACED_WITHIN_S)
 
     # -- machines -------------------------------------------------------------------------------------------------
 
@@ -140,6 +146,76 @@ class Nemesis:
                 await self.world.until(self._all_lead, 5.0)
 
         self.world.nursery.start_soon(roll)
+
+    async def _replace(self) -> None:
+        """A machine comes back with an empty disk: out of each group, in as a learner, and a voter again.
+
+        Always the machine whose disk may rot: what two of three lose is beyond any log.
+        """
+        node = self.world.nodes[self.world.plan.rotten]
+        if self._replacing or not node.up:
+            return
+        self._replacing = True
+        self._note(node.name)
+        await self._down(node, power=True)
+        for disk in node.disks.values():
+            disk.wipe()
+            disk.rotted = False
+        self.world.oracle.wiped(node.name)
+        await node.start()
+
+        async def rejoin() -> None:
+            for group in self.world.groups:
+                await self._change(
+                    group, lambda: MembershipChange(kind=ChangeKind.REMOVE, node_id=node.name, maintenance=True)
+                )
+                await self._change(group, partial(self._joining, node, group))
+                await self._change(group, lambda: MembershipChange(kind=ChangeKind.PROMOTE, node_id=node.name))
+            self._reached["replaced"] += 1
+            self._replacing = False
+
+        self.world.nursery.start_soon(rejoin)
+
+    def _joining(self, node: SimNode, group: str) -> MembershipChange | None:
+        replica = self.world.replica(node, group)
+        if replica is None:
+            return None
+        status = replica.replicator.status()
+        return MembershipChange(
+            kind=ChangeKind.ADD,
+            node_id=node.name,
+            address=status.peer_address,
+            client_address=replica.address,
+            uuid=status.store_uuid,
+        )
+
+    async def _change(self, group: str, wanted: Callable[[], MembershipChange | None]) -> None:
+        """Ask whoever leads until it is done, as an operator would."""
+        while True:
+            await trio.sleep(0.2)
+            leader = self.world.leader(group)
+            replica = self.world.replica(leader, group) if leader is not None else None
+            change = wanted()
+            if replica is None or change is None:
+                continue
+            if self._is_done(replica, change):
+                return
+            with trio.move_on_after(5.0):
+                try:
+                    await replica.replicator.change(change)
+                except ReplicatorError as error:
+                    self.world.trace("change refused", change.kind, type(error).__name__, str(error))
+
+    @staticmethod
+    def _is_done(replica: Replica, change: MembershipChange) -> bool:
+        known = replica.replicator.replicas
+        voters = [node for node, _ in known.voters]
+        learners = [node for node, _ in known.learners]
+        if change.kind is ChangeKind.REMOVE:
+            return change.node_id not in voters and change.node_id not in learners
+        if change.kind is ChangeKind.ADD:
+            return change.node_id in voters or change.node_id in learners
+        return change.node_id in voters
 
     def _all_lead(self) -> bool:
         return all(self.world.leader(group) is not None for group in self.world.groups)

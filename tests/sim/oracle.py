@@ -293,6 +293,11 @@ class Oracle:
         end = committed[-1].end if committed else 0
         self._require(position < end, f"S12: {what} acknowledged at position {position}, committed is up to {end}")
 
+    def wiped(self, node: str) -> None:
+        """The node has a new, empty disk: another replica under an old name."""
+        self._promised = {key: index for key, index in self._promised.items() if key[1] != node}
+        self.grants = {key: to for key, to in self.grants.items() if key[1] != node}
+
     def deposed(self, tail: int) -> None:
         """A leader went (killed or stepped down) with so many entries that it had not seen committed."""
         if tail:

@@ -21,6 +21,7 @@ FAULTS = (
     "kill majority",
     "stop",
     "rolling",
+    "replace",
     "pause",
     "clock jump",
     # links
