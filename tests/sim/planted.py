@@ -20,6 +20,7 @@ import trio
 
 import broker.replication.sends
 import broker.store.recovery
+import trimq.client.producer
 import trimq.client.reader
 from broker.metadata import producers
 from broker.metadata.offsets import Offsets
@@ -45,7 +46,6 @@ from tests.raft.core.fuzz import run_seed
 from tests.sim.plan import Plan, draw_plan
 from tests.sim.run import Result, simulate
 from tests.sim.world import World
-from trimq.client.lane_driver import LaneDriver
 from trimq.client.producer import Producer
 from trimq.errors import NotStored
 from trimq.sim.deterministic import HOST
@@ -313,11 +313,15 @@ def _offsets_answered_unapplied() -> AbstractContextManager[None]:
 # -- the client library -----------------------------------------------------------------------------------------------
 
 
-def _unknown_is_called_failed() -> AbstractContextManager[None]:
-    def make(_: Any) -> Any:
-        return lambda self, slot, reason: NotStored(f"{slot.message.message.id}: {reason}")
+class _CalledFailed(NotStored):
+    """What the library raises when nobody knows, in the clothes of "surely not stored"."""
 
-    return _replaced(LaneDriver, "_unknown", make)
+    def __init__(self, text: str, *, id: str = "") -> None:
+        super().__init__(text)
+
+
+def _unknown_is_called_failed() -> AbstractContextManager[None]:
+    return _replaced(trimq.client.producer, "SendUnknown", lambda _: _CalledFailed)
 
 
 def _reader_drops_the_last() -> AbstractContextManager[None]:
@@ -405,7 +409,7 @@ BUGS: tuple[Bug, ...] = (
     Bug("intake: offsets told unapplied", ("kill", "isolate", "power all"), patch=_offsets_answered_unapplied),
     Bug(
         "client: unknown is called failed",
-        ("isolate", "clients cut"),
+        ("isolate", "kill majority"),
         patch=_unknown_is_called_failed,
         change=_impatient,
     ),
