@@ -2,7 +2,7 @@
 
 A smaller plan is another run, with other random choices in it; so each piece that is dropped is a new attempt, and what
 is kept is whatever still breaks the *same rule* (the word before the colon). The result is printed as the command that
-repeats it, and goes into `tests/sim/test_regressions.py` under a name.
+repeats it; the bug gets a named test in the suite of the part that had it (docs/track-record.md).
 """
 
 from __future__ import annotations
