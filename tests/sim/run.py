@@ -18,7 +18,7 @@ from broker.replica import Replica
 from broker.replication.base import GroupFailed
 from broker.replication.raft_group import RaftReplicator
 from broker.store.entry import Entry
-from broker.store.errors import StoreError
+from broker.store.errors import EntryDamaged, StoreError
 from broker.store.message_store import StoreConfig
 from raft.core import InvariantBroken, RaftCore
 from tests.sim.history import Outcome, SimHistory, judge
@@ -26,7 +26,7 @@ from tests.sim.nemesis import Nemesis
 from tests.sim.oracle import Oracle, SafetyViolation, observed
 from tests.sim.plan import Plan
 from tests.sim.workload import Workload
-from tests.sim.world import World
+from tests.sim.world import SimNode, World
 from trimq.sim.deterministic import Trace, VirtualClock, run_deterministic
 
 __all__ = ["Result", "simulate"]
@@ -37,6 +37,7 @@ LIMIT_S = 600.0
 """Start, healing and final read together take less on any plan."""
 PROGRESS_BAR_S = 5.0
 """And a fresh message acknowledged within this (I10)."""
+MENDED_TRIES = 5
 LOOK_EVERY_S = 0.5
 SNAPSHOT_EVERY_S = 4.0
 RETENTION_EVERY_S = 2.0
@@ -202,21 +203,41 @@ class _Run:
         for group in world.groups:
             seen: dict[int, tuple[int, bytes]] = {}
             for node in world.nodes:
-                replica = world.replica(node, group)
-                if replica is None:
-                    self.result.violations.append(f"{node.name} lost its replica of {group} during the final read")
-                    continue
-                log = replica.store.log
-                index = log.first_index
+                if not await self._compare_log(world, node, group, seen):
+                    return
+            self.trace("log", group, len(seen), [crc for crc, _ in seen.values()])
+
+    async def _compare_log(self, world: World, node: SimNode, group: str, seen: dict[int, tuple[int, bytes]]) -> bool:
+        """One replica's log. Rot that nobody had read yet is found here; then it has to be mended as well."""
+        for _ in range(MENDED_TRIES):
+            replica = world.replica(node, group)
+            if replica is None:
+                self.result.violations.append(f"{node.name} lost its replica of {group} during the final read")
+                return True
+            log = replica.store.log
+            index = log.first_index
+            try:
                 while index <= log.last.index:
                     entries: list[Entry] = await log.read(index, 1 << 20)
                     for entry in entries:
                         known = seen.setdefault(entry.index, (entry.crc, bytes(entry.data)))
                         if known != (entry.crc, bytes(entry.data)):
                             self.result.violations.append(f"I6: {group} entry {entry.index} differs on {node.name}")
-                            return
+                            return False
                     index = entries[-1].index + 1
-            self.trace("log", group, len(seen), [crc for crc, _ in seen.values()])
+            except EntryDamaged as error:
+                if not node.disks[group].rotted:
+                    raise
+                self.oracle.reached["rot found at the end"] += 1
+                self.trace("rot found", node.name, group, error)
+                await trio.sleep(1.0)
+                if not await self._equal(world):
+                    self.result.violations.append(f"I10: rot is not mended {HEALED_S:.0f} s later: {_marks(world)}")
+                    return False
+            else:
+                return True
+        self.result.violations.append(f"I10: {node.name} cannot read its log of {group}, again and again")
+        return False
 
 
 def _marks(world: World) -> str:
