@@ -38,6 +38,10 @@ class Counters:
     transactions_checked: int = 0
     transactions_given_up: int = 0
     offsets_committed: int = 0
+    pop_messages: int = 0
+    pop_acks: int = 0
+    pop_revived: int = 0
+    pops_held: int = 0
     duplicates: int = 0
     forwarded_in: int = 0
     replies: int = 0

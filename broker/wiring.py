@@ -17,6 +17,7 @@ from broker.config import BrokerConfig, BrokerRole, FlushDiskType, Strategy
 from broker.metadata.clients import ClientTable
 from broker.metadata.state import GroupState
 from broker.metrics import Counters, Rates
+from broker.processor.ack_message import AckProcessor
 from broker.processor.admin.broker import BrokerAdmin, Parts
 from broker.processor.admin.clients import ClientAdmin
 from broker.processor.admin.groups import GroupAdmin
@@ -28,12 +29,14 @@ from broker.processor.admin.replication import ReplicationAdmin, TakeGroup
 from broker.processor.admin.routes import Administration
 from broker.processor.admin.topics import TopicAdmin
 from broker.processor.admin.upkeep import Upkeep
+from broker.processor.assignment import AssignmentProcessor
 from broker.processor.atomic import AtomicProcessor
 from broker.processor.client_manage import ClientProcessor
 from broker.processor.consumer_manage import ConsumerProcessor
 from broker.processor.end_transaction import TransactionProcessor
 from broker.processor.leaderless import Leaderless
 from broker.processor.offsets import OffsetCommits
+from broker.processor.pop_message import PopProcessor
 from broker.processor.pull_message import PullProcessor
 from broker.processor.query_message import QueryProcessor
 from broker.processor.redirect import Redirect
@@ -62,6 +65,7 @@ from broker.service.long_polling import LongPolling
 from broker.service.members import Members
 from broker.service.offset_resets import OffsetResets
 from broker.service.placing import Placing
+from broker.service.pop_revive import PopRevive
 from broker.service.registration import Registration
 from broker.service.schedule import ScheduleService
 from broker.service.statistics import Statistics
@@ -218,7 +222,7 @@ class Wiring:
         counters, rates = Counters(), Rates()
         clients, lanes = ClientTable(), Lanes.of(config.lane_queue)
         members = Members(clients, state, intake, replicator, notify=config.notify_ids_changed)
-        leases, calls = Leases(intake), ClientCalls()
+        leases, calls = Leases(intake, members), ClientCalls()
         statistics = Statistics(config.cluster_name, state, store.queues, counters)
         forwarder: Forwarder | None = getattr(replicator, "forwarder", None)
         pending = PendingCollector(intake, replicator, forwarder)
@@ -236,6 +240,8 @@ class Wiring:
             config, state, store, intake, replicator, clients, commits, holds, lanes.disk, counters, redirect
         )
         polling = LongPolling(holds, pulls.look)
+        revive = PopRevive(store, intake, replicator, self.env.clock, counters)
+        pops = PopProcessor(config, store, intake, replicator, revive, lanes.disk, self.env.clock, counters)
         parts = Parts(
             config=config,
             state=state,
@@ -258,6 +264,9 @@ class Wiring:
             send=SendProcessor(config, intake, placing, counters, timers.cancel_by_send),
             atomic=AtomicProcessor(config, state, store, intake, counters),
             pull=pulls,
+            pop=pops,
+            acks=AckProcessor(config, store, intake, revive, pops, counters),
+            assignments=AssignmentProcessor(state, intake, members, registration),
             offsets=commits,
             send_back=SendBackProcessor(
                 config,
@@ -280,27 +289,39 @@ class Wiring:
         leaderless.unpack(store.log.marks.values.pending)
         store.pending = leaderless.pack
         dispatcher = Dispatcher(replicator, forwarder, make_routes(processors, lanes), leaderless, calls.answered)
-        state.on_touched += [polling.touched, schedule.touched, timer.touched]
+        state.on_touched += [polling.touched, schedule.touched, timer.touched, pops.touched]
         store.waiting += [schedule.oldest_position, timer.oldest_position, checks.oldest_position]
+        state.on_topics.append(pops.topics_changed)
         state.on_topic_removed.append(store.queues.drop_topic)
-        on_close: list[Callable[[Connection], None]] = [processors.clients.closed, holds.closed, calls.closed]
+        on_close: list[Callable[[Connection], None]] = [
+            processors.clients.closed,
+            holds.closed,
+            pops.waits.closed,
+            calls.closed,
+        ]
         if forwarder is not None:
             on_close.append(forwarder.closed)
         terms = Terms(
             replicator,
             begin=[leases.begin_term],
-            end=[leases.end_term, members.end_term, pending.end_term],
+            end=[leases.end_term, members.end_term, pending.end_term, revive.end_term],
             services=[
                 pending.run_term,
                 partial(create_system_topics, config, intake),
                 schedule.run_term,
                 timer.run_term,
                 checks.run_term,
+                revive.run_term,
                 members.run_term,
                 members.expire_inherited,
                 partial(log_in_sync, state, intake, replicator),
             ],
-            observers=[registration.role_changed, lambda event: polling.role_changed(), leaderless.role_changed],
+            observers=[
+                registration.role_changed,
+                lambda event: polling.role_changed(),
+                leaderless.role_changed,
+                pops.role_changed,
+            ],
         )
         housekeeping = Housekeeping(clients, members, counters, rates, self.env.clock)
         guard: list[Service] = [] if isinstance(replicator, RaftReplicator) else [partial(_guard_disk, store)]
@@ -312,6 +333,7 @@ class Wiring:
             relay.run,
             pulls.run,
             polling.run,
+            pops.run,
             terms.run,
             registration.run,
             housekeeping.run,

@@ -31,6 +31,7 @@ from broker.metadata.op_fields import (
     text,
     texts,
 )
+from broker.metadata.pop_ops import OrderTake, PopDone, PopHide, PopTake, RequestMode
 from broker.metadata.timer_ops import TimerCancel, TimerDone
 from broker.metadata.transaction_ops import Half, HalfChecked, HalfEnd
 
@@ -398,6 +399,11 @@ Op: TypeAlias = (
     | HalfChecked
     | TimerDone
     | TimerCancel
+    | PopTake
+    | PopDone
+    | PopHide
+    | OrderTake
+    | RequestMode
 )
 
 _READERS: dict[int, Callable[[Sequence[Raw]], Op]] = {
@@ -420,6 +426,11 @@ _READERS: dict[int, Callable[[Sequence[Raw]], Op]] = {
     HalfChecked.code: HalfChecked.read,
     TimerDone.code: TimerDone.read,
     TimerCancel.code: TimerCancel.read,
+    PopTake.code: PopTake.read,
+    PopDone.code: PopDone.read,
+    PopHide.code: PopHide.read,
+    OrderTake.code: OrderTake.read,
+    RequestMode.code: RequestMode.read,
 }
 
 LEVEL_OF: Mapping[int, int] = dict.fromkeys(_READERS, 1)

@@ -25,6 +25,7 @@ from broker.metadata.locks import Locks
 from broker.metadata.members import Members
 from broker.metadata.membership import MembershipView, decode_membership
 from broker.metadata.offsets import Offsets
+from broker.metadata.pop import PopTable
 from broker.metadata.producers import Producers, Run, pack_positions
 from broker.metadata.progress import ProgressTable
 from broker.metadata.settings import Settings
@@ -99,6 +100,10 @@ class GroupState:
     @property
     def locks(self) -> Locks:
         return self.tables.locks
+
+    @property
+    def pop(self) -> PopTable:
+        return self.tables.pop
 
     @property
     def progress(self) -> ProgressTable:
@@ -206,6 +211,7 @@ class GroupState:
             "offsets": self.offsets.flat(),
             "members": self.members.flat(),
             "locks": self.locks.flat(),
+            "pop": self.pop.flat(),
             "progress": self.progress.flat(),
             "settings": self.settings.flat(),
             "timers": self.timers.flat(),
@@ -255,6 +261,7 @@ class GroupState:
             "offsets": self.offsets,
             "members": self.members,
             "locks": self.locks,
+            "pop": self.pop,
             "progress": self.progress,
             "settings": self.settings,
             "timers": self.timers,
@@ -270,6 +277,7 @@ _ENCODERS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "offsets": Offsets.encode,
     "members": Members.encode,
     "locks": Locks.encode,
+    "pop": PopTable.encode,
     "progress": ProgressTable.encode,
     "settings": Settings.encode,
     "timers": Timers.encode,

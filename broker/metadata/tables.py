@@ -31,6 +31,8 @@ from broker.metadata.ops import (
 )
 from broker.metadata.ops import Locks as LocksOp
 from broker.metadata.overlay import OverlayDict, Stamp
+from broker.metadata.pop import PopOverlay, PopTable, PopView
+from broker.metadata.pop_ops import OrderTake, PopDone, PopHide, PopTake, RequestMode
 from broker.metadata.progress import ProgressTable
 from broker.metadata.settings import Settings
 from broker.metadata.timer_ops import TimerCancel, TimerDone
@@ -45,13 +47,25 @@ __all__ = ["Applied", "Overlaid", "Tables"]
 class Tables:
     """One set of tables."""
 
-    __slots__ = ("groups", "locks", "members", "offsets", "progress", "settings", "timers", "topics", "transactions")
+    __slots__ = (
+        "groups",
+        "locks",
+        "members",
+        "offsets",
+        "pop",
+        "progress",
+        "settings",
+        "timers",
+        "topics",
+        "transactions",
+    )
 
     topics: Topics
     groups: Groups
     offsets: OffsetsView
     members: Members
     locks: Locks
+    pop: PopView
     progress: ProgressTable
     settings: Settings
     timers: Timers
@@ -69,18 +83,21 @@ class Tables:
                 self.topics.delete(tid)
                 self.offsets.drop_topic(tid)
                 self.locks.drop_topic(tid)
+                self.pop.drop_topic(tid)
             case GroupPut():
                 self.groups.put(op)
             case GroupDel(gid=gid, drop_offsets=drop):
                 self.groups.delete(gid, drop_offsets=drop)
                 self.members.drop_group(gid)
                 self.locks.drop_group(gid)
+                self.pop.drop_group(gid)
                 if drop:
                     self.offsets.drop_group(gid)
             case Reset(gid=gid, offsets=resets):
                 self.offsets.expire(log_time)
                 for tid, queue, offset in resets:
                     self.offsets.reset(gid, key_of(tid, queue), offset, log_time)
+                    self.pop.drop(gid, key_of(tid, queue))
             case MembersPut(gid=gid, clients=clients):
                 self.members.put(gid, clients)
             case LocksOp(gid=gid, client=client, queues=queues):
@@ -97,6 +114,8 @@ class Tables:
                 self.transactions.apply(op, log_time)
             case TimerDone() | TimerCancel():
                 self.timers.apply(op)
+            case PopTake() | PopDone() | PopHide() | OrderTake() | RequestMode():
+                self.pop.apply(op, self.offsets)
             case Producers() | OwnRecords():
                 pass  # with the records of the entry
 
@@ -107,6 +126,7 @@ class Applied(Tables):
     __slots__ = ()
 
     offsets: Offsets
+    pop: PopTable
 
     def __init__(self) -> None:
         self.topics = Topics()
@@ -114,6 +134,7 @@ class Applied(Tables):
         self.offsets = Offsets()
         self.members = Members()
         self.locks = Locks()
+        self.pop = PopTable()
         self.progress = ProgressTable()
         self.settings = Settings()
         self.timers = Timers()
@@ -130,6 +151,7 @@ class Overlaid(Tables):
     __slots__ = ("_base", "_overlays", "topic_names")
 
     offsets: OffsetsOverlay
+    pop: PopOverlay
 
     def __init__(self, base: Applied, stamp: Stamp) -> None:
         topics, groups = base.topics, base.groups
@@ -146,6 +168,7 @@ class Overlaid(Tables):
         self.members = Members(members)
         owners = OverlayDict(base.locks.owners, stamp)
         self.locks = Locks(owners)
+        self.pop = PopOverlay(base.pop, stamp)
         values = OverlayDict(base.progress.values, stamp)
         self.progress = ProgressTable(values)
         settings = OverlayDict(base.settings.values, stamp)
@@ -158,7 +181,7 @@ class Overlaid(Tables):
         self.timers = Timers(wheel, cancelled)
         self._overlays: list[_Forgetful] = [
             names, ids, group_names, group_ids, retired, members, owners, values, settings, halves, ended,
-            wheel, cancelled, self.offsets,
+            wheel, cancelled, self.offsets, self.pop,
         ]  # fmt: skip
 
     def catch_up(self) -> None:

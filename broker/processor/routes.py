@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from broker.processor.ack_message import AckProcessor
 from broker.processor.admin.routes import Administration, admin_routes
+from broker.processor.assignment import AssignmentProcessor
 from broker.processor.atomic import AtomicProcessor
 from broker.processor.client_manage import ClientProcessor
 from broker.processor.consumer_manage import ConsumerProcessor
 from broker.processor.end_transaction import TransactionProcessor
 from broker.processor.lane import Lane
 from broker.processor.offsets import OffsetCommits
+from broker.processor.pop_message import PopProcessor
 from broker.processor.pull_message import PullProcessor
 from broker.processor.query_message import QueryProcessor
 from broker.processor.registry import Needs, Route, hot, slow
@@ -23,7 +26,16 @@ from broker.processor.send_back import SendBackProcessor
 from broker.processor.send_message import SendProcessor
 from broker.processor.timers import TimerProcessor
 from trimq.wire.codes import RequestCode as Code
-from trimq.wire.requests import decode_atomic_send, decode_pull, decode_send, decode_update_offset
+from trimq.wire.requests import (
+    decode_ack,
+    decode_atomic_send,
+    decode_change_invisible,
+    decode_notification,
+    decode_pop,
+    decode_pull,
+    decode_send,
+    decode_update_offset,
+)
 
 __all__ = ["Lanes", "Processors", "make_routes"]
 
@@ -64,6 +76,9 @@ class Processors:
     send: SendProcessor
     atomic: AtomicProcessor
     pull: PullProcessor
+    pop: PopProcessor
+    acks: AckProcessor
+    assignments: AssignmentProcessor
     offsets: OffsetCommits
     send_back: SendBackProcessor
     timers: TimerProcessor
@@ -93,6 +108,17 @@ def make_routes(serving: Processors, lanes: Lanes) -> Mapping[int, Route]:
         Code.PULL_MESSAGE: pull,
         Code.LITE_PULL_MESSAGE: pull,
         Code.UPDATE_CONSUMER_OFFSET: hot(decode_update_offset, serving.offsets.update, Needs.ADMITTING),
+        # pop
+        Code.POP_MESSAGE: hot(decode_pop, serving.pop.pop, Needs.ADMITTING),
+        Code.NOTIFICATION: hot(decode_notification, serving.pop.notification, Needs.ADMITTING),
+        Code.ACK_MESSAGE: hot(decode_ack, serving.acks.ack, Needs.ADMITTING),
+        Code.CHANGE_MESSAGE_INVISIBLETIME: hot(decode_change_invisible, serving.acks.change_invisible, Needs.ADMITTING),
+        Code.BATCH_ACK_MESSAGE: slow(serving.acks.batch_ack, client, Needs.ADMITTING),
+        Code.PEEK_MESSAGE: slow(serving.pop.peek, query, leader),
+        Code.POLLING_INFO: slow(serving.pop.polling_info, query, leader),
+        Code.QUERY_ASSIGNMENT: slow(serving.assignments.query, client, leader),
+        Code.SET_MESSAGE_REQUEST_MODE: slow(serving.assignments.set_mode, admin, leader),
+        Code.GET_ALL_MESSAGE_REQUEST_MODE: slow(serving.assignments.all_modes, admin),
         # clients
         Code.HEART_BEAT: slow(serving.clients.heartbeat, client),
         Code.UNREGISTER_CLIENT: slow(serving.clients.unregister, client),

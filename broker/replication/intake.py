@@ -136,9 +136,22 @@ class Intake(AtomicSends):
 
     # --- ops
 
-    def put_ops(self, ops: Sequence[Op], settled: Callable[[Outcome], None] | None = None) -> None:
-        """Ops in one entry, in their order. `settled` is told the outcome of the entry. Raises as `put` does."""
-        self._put_ops(ops, settled=settled)
+    def log_time(self) -> int:
+        """Now, as the next entry will have it: milliseconds that never go back. Raises `NotLeader`."""
+        return self._now()
+
+    def put_ops(
+        self,
+        ops: Sequence[Op],
+        settled: Callable[[Outcome], None] | None = None,
+        *,
+        answer: Answer | None = None,
+    ) -> None:
+        """Ops in one entry, in their order. Raises as `put` does.
+
+        `settled` is told the outcome of the entry; `answer` is answered (its `ok_frame` when that is OK).
+        """
+        self._put_ops(ops, settled=settled, answer=answer)
 
     async def apply(self, ops: Sequence[Op]) -> None:
         """Write ops and return when they are applied on this replica.

@@ -151,6 +151,7 @@ class LeaderView:
             self._take_in(entry.index, changes, heads, ids)
         else:
             self.next.clear()
+            self.tables.pop.start_over()
             self.catch_up()
 
     def catch_up(self) -> None:

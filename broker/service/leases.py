@@ -14,6 +14,7 @@ from broker.metadata.locks import LockLeases
 from broker.metadata.ops import Locks, key_of, queue_of, tid_of
 from broker.replication.base import NO_LEADER, NotLeader
 from broker.replication.intake import Intake
+from broker.service.members import Members
 
 __all__ = ["Leases"]
 
@@ -21,8 +22,9 @@ __all__ = ["Leases"]
 class Leases:
     """The lock service of one replica; works between `begin_term` and `end_term`."""
 
-    def __init__(self, intake: Intake) -> None:
+    def __init__(self, intake: Intake, members: Members) -> None:
         self._intake = intake
+        self._members = members
         self._leases: LockLeases | None = None
 
     def begin_term(self) -> None:
@@ -38,7 +40,11 @@ class Leases:
         Returns after a change of owner is applied. Raises NotLeader when leadership ends meanwhile; the client asks
         again, which is harmless.
         """
-        verdict = self._current().lock(gid, client, list(dict.fromkeys(keys)), trio.current_time())
+        info = self._intake.view.tables.groups.by_id.get(gid)
+        there = frozenset(self._members.consumer_ids(info.name)) if info is not None else frozenset()
+        verdict = self._current().lock(
+            gid, client, list(dict.fromkeys(keys)), trio.current_time(), gone=lambda owner: owner not in there
+        )
         if verdict.changed:
             await self._intake.apply([Locks(gid, client, [(tid_of(key), queue_of(key)) for key in verdict.changed])])
         return verdict.granted

@@ -225,6 +225,16 @@ class Registration:
             ext["full"] = "true"
         return Command(code=RequestCode.REGISTER_BROKER, ext=ext, body=body)
 
+    async def ask(self, command: Command) -> Command | None:
+        """The answer of the first name server that gives one; None when none does."""
+        for address in sorted(self._config.namesrv, key=lambda each: not self._reached[each]):
+            try:
+                with trio.fail_after(CALL_S / 2):
+                    return await self._client.invoke(address, command)
+            except (TrimqError, trio.TooSlowError) as error:
+                log.debug("name server does not answer", extra={"namesrv": address, "error": str(error)})
+        return None
+
     async def goodbye(self) -> None:
         """Unregister everywhere, for at most a second: the replica is about to stop."""
         with trio.move_on_after(GOODBYE_S):

@@ -513,3 +513,24 @@ async def test_everything_is_there_again_after_a_restart(autojump_clock: MockClo
         assert offset_of(await user.ask(RequestCode.QUERY_CONSUMER_OFFSET, query)) == 7
         sent = await user.send("T", b"10")
         assert sent.ext["queueOffset"] == "10"
+
+
+async def test_the_locks_of_a_consumer_that_died_are_free_after_35_seconds(autojump_clock: MockClock) -> None:
+    async with open_local() as (_, user, world):
+        await user.send("T", b"x")
+
+        async def lock(by: User, client: str) -> int:
+            body = LockRequest(
+                clientId=client, consumerGroup="g", mqSet=[MQ(topic="T", brokerName="broker-a", queueId=0)]
+            )
+            answer = await by.ask(RequestCode.LOCK_BATCH_MQ, body=body.to_json())
+            return len(LockResponse.from_json(answer.body).lockOKMQSet)
+
+        async with open_user(world, user.address) as dying:
+            await dying.heartbeat("dies", "g", {"T": "*"})
+            assert await lock(dying, "dies") == 1
+        await user.heartbeat("next", "g", {"T": "*"})
+        began = trio.current_time()
+        while not await lock(user, "next"):  # noqa: ASYNC110  (as a client does)
+            await trio.sleep(1)
+        assert 34 <= trio.current_time() - began < 38

@@ -10,7 +10,7 @@ from trimq.client.allocate import allocate_averagely
 from trimq.client.model import Queue
 
 
-def as_java_does(queues: list[int], members: list[str], me: str) -> list[int]:
+def as_java_does(queues: list[Queue], members: list[str], me: str) -> list[Queue]:
     """The Java arithmetic, restated step by step as an oracle."""
     index = members.index(me)
     rest = len(queues) % len(members)
@@ -27,7 +27,7 @@ def as_java_does(queues: list[int], members: list[str], me: str) -> list[int]:
 
 @given(st.integers(0, 40), st.integers(1, 15))
 def test_shares_equal_those_of_java(queue_count: int, member_count: int) -> None:
-    queues = list(range(queue_count))
+    queues = [Queue("t", "b", number) for number in range(queue_count)]
     members = [f"client-{i:02}" for i in range(member_count)]
     for me in members:
         expected = as_java_does(queues, members, me) if queues else []
@@ -37,8 +37,9 @@ def test_shares_equal_those_of_java(queue_count: int, member_count: int) -> None
 @given(st.integers(0, 40), st.integers(1, 15))
 def test_every_queue_has_exactly_one_owner(queue_count: int, member_count: int) -> None:
     members = [f"client-{i:02}" for i in range(member_count)]
-    owned = [queue for me in members for queue in allocate_averagely(range(queue_count), members, me)]
-    assert sorted(owned) == list(range(queue_count))
+    queues = [Queue("t", "b", number) for number in range(queue_count)]
+    owned = [queue for me in members for queue in allocate_averagely(queues, members, me)]
+    assert sorted(owned) == queues
 
 
 def test_both_lists_are_sorted_first() -> None:
@@ -49,4 +50,4 @@ def test_both_lists_are_sorted_first() -> None:
 
 @pytest.mark.parametrize("members", [[], ["someone", "else"]])
 def test_who_is_not_a_member_gets_nothing(members: list[str]) -> None:
-    assert list(allocate_averagely([1, 2, 3], members, "me")) == []
+    assert list(allocate_averagely([Queue("t", "b", 0)], members, "me")) == []

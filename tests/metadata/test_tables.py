@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from broker.metadata.groups import Groups
 from broker.metadata.id_window import IdWindow, id_key
-from broker.metadata.locks import LEASE_S, LockLeases, Locks
+from broker.metadata.locks import GONE_S, LEASE_S, LockLeases, Locks
 from broker.metadata.offsets import Offsets
 from broker.metadata.ops import GroupPut, TopicPut, key_of
 from broker.metadata.overlay import OverlayDict, Stamp
@@ -249,3 +249,13 @@ def test_only_the_owner_unlocks() -> None:
     leases = LockLeases(locks, now=0.0)
     assert leases.unlock(1, "b", [10]) == []
     assert leases.unlock(1, "a", [10, 11]) == [10]
+
+
+def test_the_lock_of_an_owner_that_is_gone_ends_when_it_can_not_believe_in_it_any_more() -> None:
+    locks = Locks()
+    leases = LockLeases(locks, now=0.0)
+    locks.put(1, "dead", leases.lock(1, "dead", [10], 0.0).changed)
+    assert leases.lock(1, "next", [10], GONE_S - 1, gone=lambda owner: owner == "dead").granted == []
+    assert leases.lock(1, "next", [10], GONE_S + 1, gone=lambda owner: False).granted == [], "it is only late"
+    verdict = leases.lock(1, "next", [10], GONE_S + 1, gone=lambda owner: owner == "dead")
+    assert (verdict.granted, verdict.changed) == ([10], [10])

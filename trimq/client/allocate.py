@@ -1,42 +1,26 @@
-"""Who reads which queue: RocketMQ's averaging strategy, so that our consumers share a group with Java's.
-
-Every member of a consumer group computes the assignment for itself from the same two sorted lists, without talking to
-the others. That works only if all compute alike, so this is `AllocateMessageQueueAveragely` to the letter, its odd case
-included: with fewer queues than members, the members at the end of the list get nothing.
-"""
+"""A member's own share of the queues of a topic: sorts as every member does, then asks the strategy."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol, TypeVar
 
-__all__ = ["allocate_averagely"]
+from trimq.client.model import Queue
+from trimq.message.allocation import Averagely, Strategy
 
-
-class _Ordered(Protocol):
-    def __lt__(self, other: Any, /) -> bool: ...  # Any: each type compares with its own kind only
+__all__ = ["allocate", "allocate_averagely"]
 
 
-Q = TypeVar("Q", bound=_Ordered)
-
-
-def allocate_averagely(queues: Iterable[Q], members: Iterable[str], me: str) -> Sequence[Q]:
+def allocate(strategy: Strategy, queues: Iterable[Queue], members: Iterable[str], me: str) -> Sequence[Queue]:
     """The queues that fall to member `me`, in order.
 
-    Both lists are sorted here. A member that is not in the list (its heartbeat has not arrived yet) gets nothing.
+    A member that is not in the list (its heartbeat has not arrived yet) gets nothing.
     """
-    ordered = sorted(queues)
     everyone = sorted(set(members))
-    if me not in everyone or not ordered:
+    if me not in everyone:
         return ()
-    index = everyone.index(me)
-    share, rest = divmod(len(ordered), len(everyone))
-    if len(ordered) <= len(everyone):
-        share, rest = 1, 0
-        start = index
-    elif index < rest:
-        share += 1
-        start = index * share
-    else:
-        start = index * share + rest
-    return ordered[start : start + share]
+    return strategy.allocate(sorted(queues), everyone, me)
+
+
+def allocate_averagely(queues: Iterable[Queue], members: Iterable[str], me: str) -> Sequence[Queue]:
+    """The default strategy."""
+    return allocate(Averagely(), queues, members, me)

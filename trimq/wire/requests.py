@@ -30,6 +30,7 @@ from trimq.wire.header_json import DECODE_ERRORS, I32
 from trimq.wire.headers.atomic import AtomicHeader
 from trimq.wire.headers.base import Header
 from trimq.wire.headers.offset import QueryOffsetHeader, UpdateOffsetHeader
+from trimq.wire.headers.pop import AckHeader, ChangeInvisibleHeader, NotificationHeader, PopHeader
 from trimq.wire.headers.pull import PullHeader
 from trimq.wire.headers.send import SendHeader, SendHeaderV2
 
@@ -37,7 +38,11 @@ __all__ = [
     "PULL_CODES",
     "SEND_CODES",
     "Request",
+    "decode_ack",
     "decode_atomic_send",
+    "decode_change_invisible",
+    "decode_notification",
+    "decode_pop",
     "decode_pull",
     "decode_query_offset",
     "decode_send",
@@ -173,6 +178,12 @@ def _long_way(frame: bytes, header: type[H]) -> Request[H]:
 decode_pull: Final = decoder_of(PullHeader, PULL_CODES)
 """Codes 11 and 361."""
 decode_update_offset: Final = decoder_of(UpdateOffsetHeader, frozenset({int(RequestCode.UPDATE_CONSUMER_OFFSET)}))
+decode_pop: Final = decoder_of(PopHeader, frozenset({int(RequestCode.POP_MESSAGE)}))
+decode_ack: Final = decoder_of(AckHeader, frozenset({int(RequestCode.ACK_MESSAGE)}))
+decode_change_invisible: Final = decoder_of(
+    ChangeInvisibleHeader, frozenset({int(RequestCode.CHANGE_MESSAGE_INVISIBLETIME)})
+)
+decode_notification: Final = decoder_of(NotificationHeader, frozenset({int(RequestCode.NOTIFICATION)}))
 decode_query_offset: Final = decoder_of(QueryOffsetHeader, frozenset({int(RequestCode.QUERY_CONSUMER_OFFSET)}))
 
 decode_atomic_send: Final = decoder_of(AtomicHeader, frozenset({int(RequestCode.SEND_ATOMIC)}))
