@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from trimq import errors
     from trimq.client.admin import Admin
     from trimq.client.client import Client, connect
+    from trimq.client.limits import Limits
     from trimq.client.model import (
         Batch,
         Message,
@@ -29,21 +30,38 @@ if TYPE_CHECKING:
         Start,
         Tag,
     )
+    from trimq.client.pop_consumer import PopConsumer
     from trimq.client.producer import Producer
     from trimq.client.pull_consumer import PullConsumer
     from trimq.client.push_consumer import PushConsumer
-    from trimq.client.received import DeadLetter, Received, Retry
+    from trimq.client.received import DeadLetter, Received, Retry, Suspend
     from trimq.client.replies import Reply
     from trimq.client.send_stream import SendStream
     from trimq.client.transaction import Outcome, Transaction
+    from trimq.message.allocation import (
+        Averagely,
+        AveragelyByCircle,
+        ByConfig,
+        ByMachineRoom,
+        ConsistentHash,
+        MachineRoomNearby,
+    )
 
 __all__ = [
     "Admin",
+    "Averagely",
+    "AveragelyByCircle",
     "Batch",
+    "ByConfig",
+    "ByMachineRoom",
     "Client",
+    "ConsistentHash",
     "DeadLetter",
+    "Limits",
+    "MachineRoomNearby",
     "Message",
     "Outcome",
+    "PopConsumer",
     "Producer",
     "PullConsumer",
     "PushConsumer",
@@ -57,6 +75,7 @@ __all__ = [
     "SendStream",
     "Sql",
     "Start",
+    "Suspend",
     "Tag",
     "Transaction",
     "connect",
@@ -70,6 +89,7 @@ _HOME = {
     "DeadLetter": "trimq.client.received",
     "Message": "trimq.client.model",
     "Outcome": "trimq.client.transaction",
+    "PopConsumer": "trimq.client.pop_consumer",
     "Producer": "trimq.client.producer",
     "PullConsumer": "trimq.client.pull_consumer",
     "PushConsumer": "trimq.client.push_consumer",
@@ -85,6 +105,14 @@ _HOME = {
     "Start": "trimq.client.model",
     "Tag": "trimq.client.model",
     "Transaction": "trimq.client.transaction",
+    "Averagely": "trimq.message.allocation",
+    "AveragelyByCircle": "trimq.message.allocation",
+    "ByConfig": "trimq.message.allocation",
+    "ByMachineRoom": "trimq.message.allocation",
+    "ConsistentHash": "trimq.message.allocation",
+    "MachineRoomNearby": "trimq.message.allocation",
+    "Limits": "trimq.client.limits",
+    "Suspend": "trimq.client.received",
     "connect": "trimq.client.client",
 }
 

@@ -17,6 +17,7 @@ asynchronous client. Where a cancel scope would set a deadline there, calls take
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -36,6 +37,7 @@ from trimq.client.admin import Admin as AsyncAdmin
 from trimq.client.admin import Cluster, Lag, Topic
 from trimq.client.dead_letters import Buried, Edit, Redriven
 from trimq.client.dead_letters import DeadLetters as AsyncDeadLetters
+from trimq.client.limits import Limits
 from trimq.client.model import (
     EVERYTHING,
     Batch,
@@ -49,10 +51,11 @@ from trimq.client.model import (
     Start,
     Tag,
 )
+from trimq.client.pop_consumer import PopConsumer as AsyncPopConsumer
 from trimq.client.producer import Producer as AsyncProducer
 from trimq.client.pull_consumer import PullConsumer as AsyncPullConsumer
 from trimq.client.push_consumer import PushConsumer as AsyncPushConsumer
-from trimq.client.received import DeadLetter, Retry
+from trimq.client.received import DeadLetter, Retry, Suspend
 from trimq.client.received import Received as AsyncReceived
 from trimq.client.replies import Reply
 from trimq.client.route import Route
@@ -60,14 +63,31 @@ from trimq.client.send_stream import SendStream as AsyncSendStream
 from trimq.client.timers import Timed
 from trimq.client.transaction import Outcome
 from trimq.client.transaction import Transaction as AsyncTransaction
+from trimq.message.allocation import (
+    Averagely,
+    AveragelyByCircle,
+    ByConfig,
+    ByMachineRoom,
+    ConsistentHash,
+    MachineRoomNearby,
+    Strategy,
+)
 
 __all__ = [
     "Admin",
+    "Averagely",
+    "AveragelyByCircle",
     "Batch",
+    "ByConfig",
+    "ByMachineRoom",
     "Client",
+    "ConsistentHash",
     "DeadLetter",
+    "Limits",
+    "MachineRoomNearby",
     "Message",
     "Outcome",
+    "PopConsumer",
     "Producer",
     "PullConsumer",
     "PushConsumer",
@@ -80,6 +100,7 @@ __all__ = [
     "SendStream",
     "Sql",
     "Start",
+    "Suspend",
     "Tag",
     "Transaction",
     "connect",
@@ -171,9 +192,13 @@ class Received:
     def born_at(self) -> datetime:
         return self.message.born_at
 
-    def ack(self) -> None:
-        """This message is done with."""
-        self._portal.call(self.message.ack)
+    def ack(self) -> bool:
+        """This message is done with; False: too late, it comes again."""
+        return self._portal.call(self.message.ack)
+
+    def extend(self, by: timedelta) -> None:
+        """Keep it for so long from now on."""
+        self._portal.call(partial(self.message.extend, by))
 
     def retry(self, after: timedelta | None = None) -> None:
         """Hand it back, to be delivered again later."""
@@ -367,6 +392,41 @@ class PushConsumer:
     def assignment(self) -> frozenset[Queue]:
         """The queues that this consumer reads now."""
         return self._consumer.assignment
+
+
+class PopConsumer:
+    """See `trimq.PopConsumer`. Several threads may iterate over it at the same time."""
+
+    def __init__(self, consumer: AsyncPopConsumer, portal: _Portal) -> None:
+        self._consumer = consumer
+        self._portal = portal
+
+    def __iter__(self) -> Iterator[Received]:
+        """Messages as they come, without end."""
+        while True:
+            message = self.poll(timeout=None)
+            if message is None:
+                return
+            yield message
+
+    def poll(self, *, timeout: float | None = 15.0) -> Received | None:
+        """The next message, or None when none comes within `timeout` seconds (None: wait for ever)."""
+
+        async def following() -> AsyncReceived | None:
+            with anyio.move_on_after(timeout):
+                try:
+                    return await anext(self._consumer)
+                except StopAsyncIteration:
+                    pass
+            return None
+
+        message = self._portal.call(following)
+        return None if message is None else Received(message, self._portal)
+
+    def receive(self, *, max: int = 32, wait: float = 15.0) -> list[Received]:
+        """Up to `max` messages, waiting up to `wait` seconds for the first one."""
+        messages = self._portal.call(partial(self._consumer.receive, max=max, wait=wait))
+        return [Received(message, self._portal) for message in messages]
 
 
 class PullConsumer:
@@ -568,9 +628,12 @@ class Client:
         filter: Filter = EVERYTHING,
         mode: Literal["cluster", "broadcast"] = "cluster",
         ordered: bool = False,
-        start: Start = Start.LAST,
-        prefetch: int = 256,
+        start: Start | datetime = Start.LAST,
+        prefetch: int | None = None,
+        limits: Limits = asynchronous.DEFAULT_LIMITS,
         max_attempts: int = 16,
+        allocation: Strategy = asynchronous.AVERAGELY,
+        offsets_file: str | os.PathLike[str] | None = None,
     ) -> Iterator[PushConsumer]:
         """Join a consumer group; arguments as `trimq.Client.subscribe`."""
         consumer = self._client.subscribe(
@@ -581,7 +644,10 @@ class Client:
             ordered=ordered,
             start=start,
             prefetch=prefetch,
+            limits=limits,
             max_attempts=max_attempts,
+            allocation=allocation,
+            offsets_file=offsets_file,
         )
         with self._portal.portal.wrap_async_context_manager(consumer) as opened:
             yield PushConsumer(opened, self._portal)
@@ -591,6 +657,31 @@ class Client:
         """Send what is in the outbox of an SQLite database (`trimq.outbox`) while the block runs."""
         with self._portal.portal.wrap_async_context_manager(outbox.open_relay(self._client, path)) as relay:
             yield Relay(relay, self._portal)
+
+    @contextmanager
+    def pop(
+        self,
+        topic: str | Mapping[str, Filter],
+        *,
+        group: str,
+        filter: Filter = EVERYTHING,
+        invisible: float = 60.0,
+        ordered: bool = False,
+        start: Start = Start.LAST,
+        max_attempts: int = 16,
+    ) -> Iterator[PopConsumer]:
+        """Take messages one by one; arguments as `trimq.Client.pop`."""
+        consumer = self._client.pop(
+            topic,
+            group=group,
+            filter=filter,
+            invisible=invisible,
+            ordered=ordered,
+            start=start,
+            max_attempts=max_attempts,
+        )
+        with self._portal.portal.wrap_async_context_manager(consumer) as opened:
+            yield PopConsumer(opened, self._portal)
 
     @contextmanager
     def pull(self, group: str | None = None) -> Iterator[PullConsumer]:

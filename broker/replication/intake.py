@@ -136,10 +136,6 @@ class Intake(AtomicSends):
 
     # --- ops
 
-    def log_time(self) -> int:
-        """Now, as the next entry will have it: milliseconds that never go back. Raises `NotLeader`."""
-        return self._now()
-
     def put_ops(
         self,
         ops: Sequence[Op],

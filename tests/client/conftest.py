@@ -22,8 +22,12 @@ from broker.store.fs import open_file_system
 from namesrv.config import NamesrvConfig
 from namesrv.server import serve_namesrv
 from tests.support.ports import port_with_gateway
+from trimq.remoting.client import open_remoting_client
 from trimq.remoting.system import SystemClock, TrioNetwork
 from trimq.remoting.websocket import PORT_OFFSET
+from trimq.wire.body.route import ClusterInfo
+from trimq.wire.codes import RequestCode
+from trimq.wire.command import Command
 
 _numbers = itertools.count()
 
@@ -90,10 +94,22 @@ class BrokerThread:
                 await broker.wait_ready()
                 assert broker.replicas[0].doors.web_socket_port, "the port above the one that was drawn is free"
                 self.gateway = f"ws://127.0.0.1:{port + PORT_OFFSET}"
+                await _registered(f"127.0.0.1:{port}", network)
                 self.namesrv = f"127.0.0.1:{port}"
                 self._ready.set()
                 await self._stop.wait()
             nursery.cancel_scope.cancel()
+
+
+async def _registered(namesrv: str, network: TrioNetwork) -> None:
+    """A ready broker registers at once, but not before it is ready: the first test shall not be faster."""
+    async with open_remoting_client(network) as client:
+        with trio.fail_after(5):
+            while True:
+                answer = await client.invoke(namesrv, Command(code=RequestCode.GET_BROKER_CLUSTER_INFO))
+                if answer.code == 0 and ClusterInfo.from_json(answer.body).brokerAddrTable:
+                    return
+                await trio.sleep(0.01)
 
 
 @pytest.fixture(scope="session")

@@ -47,6 +47,10 @@ class SimHistory:
     told_ends: dict[QueueId, list[int]] = field(default_factory=lambda: defaultdict(list))
     deliveries: dict[Value, int] = field(default_factory=dict)
     """How often a value reached a consumer of the group that reads everything."""
+    popped: dict[Value, int] = field(default_factory=dict)
+    """How often a value was handed to a pop consumer."""
+    finished: set[Value] = field(default_factory=set)  # membership only
+    """Values whose acknowledgement by a pop consumer was answered: they never come again."""
     client_errors: int = 0
 
     def begin(self, value: Value, queue: QueueId) -> None:
@@ -66,6 +70,12 @@ class SimHistory:
     def delivered(self, value: Value) -> None:
         self.deliveries[value] = self.deliveries.get(value, 0) + 1
 
+    def took(self, value: Value) -> None:
+        """A pop consumer got it."""
+        self.popped[value] = self.popped.get(value, 0) + 1
+        if value in self.finished:
+            self.contradictions.append(f"came back: {value} was popped again after its acknowledgement was told")
+
     def count(self, outcome: Outcome) -> int:
         return sum(1 for _, each in self.sends.values() if each is outcome)
 
@@ -76,8 +86,8 @@ class SimHistory:
         return any(offset < first for (_, each), first in self.first.items() if each == queue)
 
 
-def judge(history: SimHistory, *, delivered: bool) -> list[str]:
-    """Every violation, in words that begin with the rule. `delivered`: everything had the time to be delivered."""
+def judge(history: SimHistory, *, delivered: bool, popped: bool = False) -> list[str]:
+    """Every violation, in words that begin with the rule. `delivered`, `popped`: everything had the time to be."""
     found = list(history.contradictions)
     found += _final_reads(history)
     found += _values(history)
@@ -88,6 +98,12 @@ def judge(history: SimHistory, *, delivered: bool) -> list[str]:
             f"undelivered: {value} was acknowledged for {queue} at {history.told[value]} and no consumer got it"
             for value, (queue, outcome) in history.sends.items()
             if outcome is Outcome.OK and value not in history.deliveries and not history.expired(value)
+        ]
+    if popped:
+        found += [
+            f"invisible: {value} was acknowledged for {queue} at {history.told[value]} and no pop consumer got it"
+            for value, (queue, outcome) in history.sends.items()
+            if outcome is Outcome.OK and value not in history.popped and not history.expired(value)
         ]
     return found
 

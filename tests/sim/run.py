@@ -152,6 +152,7 @@ class _Run:
             violations.append(f"I10: a fresh message is not acknowledged within {PROGRESS_BAR_S:.0f} s")
             return
         delivered = await workload.all_delivered()
+        popped = await workload.all_popped()
         if not await self._equal(world):
             violations.append(f"I6: replicas do not converge: {_marks(world)}")
             return
@@ -160,7 +161,7 @@ class _Run:
         await self._compare_logs(world)
         history = workload.history
         self.result.acked, self.result.unknown = history.count(Outcome.OK), history.count(Outcome.UNKNOWN)
-        violations += judge(history, delivered=delivered)[:10]
+        violations += judge(history, delivered=delivered, popped=popped)[:10]
         for value, outcome in workload.outcomes():
             self.trace("outcome", value, outcome.value)
 

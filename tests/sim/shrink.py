@@ -36,7 +36,7 @@ def _smaller(plan: Plan) -> Iterator[Plan]:
         yield replace(plan, fault_s=round(plan.fault_s - 1, 3))
     if plan.producers > 1:
         yield replace(plan, producers=1)
-    for piece in ("tailers", "watchers", "consumers"):
+    for piece in ("tailers", "watchers", "poppers", "consumers"):
         if piece not in plan.without:
             yield replace(plan, without=(*plan.without, piece))
     if len(plan.bursts) > 1:

@@ -30,6 +30,9 @@ __all__ = ["Workload"]
 TOPIC = "sim"
 QUEUES_PER_GROUP = 2
 READERS = "sim-readers"
+POPPING = "sim-poppers"
+POPPERS = 2
+POP_INVISIBLE_S = 5.0
 READ_DEADLINE_S = 60.0
 WATCH_EVERY_S = 2.0
 TAIL_EVERY_S = 1.0
@@ -153,6 +156,9 @@ class Workload:
         if "consumers" not in plan.without:
             for number in range(plan.consumers):
                 await readers.start(self._consume, number)
+        if "poppers" not in plan.without:
+            for number in range(POPPERS):
+                await readers.start(self._pop, number)
         async with trio.open_nursery() as load:
             for sender in self.senders:
                 load.start_soon(sender.run, self._stop)
@@ -189,6 +195,29 @@ class Workload:
         async with client.subscribe(TOPIC, group=READERS, start=Start.FIRST) as consumer:
             task_status.started()
             await consumer.run(handle, concurrency=4)
+
+    async def _pop(self, number: int, *, task_status: trio.TaskStatus[None]) -> None:
+        """Take messages one by one; some are dropped as by a consumer that dies, and come again to somebody."""
+        rng = random.Random(f"{self.world.plan.seed}/popper/{number}")
+        client = self._clients[number % len(self._clients)]
+        async with client.pop(TOPIC, group=POPPING, start=Start.FIRST, invisible=POP_INVISIBLE_S) as consumer:
+            task_status.started()
+            async for message in consumer:
+                value = read_body(message.body)
+                if value is None:
+                    continue
+                self.history.took(value)
+                if message.attempt > 1:
+                    self.world.oracle.reached["popped again"] += 1
+                if rng.random() < 0.02:
+                    continue
+                try:
+                    if await message.ack():
+                        self.history.finished.add(value)
+                    else:
+                        self.world.oracle.reached["acknowledged too late"] += 1
+                except TrimqError:
+                    self.history.client_errors += 1
 
     async def _tail(self) -> None:
         """Each queue from its beginning, a little at a time, through the leader or a replica by chance."""
@@ -257,6 +286,15 @@ class Workload:
         history = self.history
         wanted = [value for value, (_, outcome) in history.sends.items() if outcome is Outcome.OK]
         await self.world.until(lambda: all(value in history.deliveries for value in wanted), DELIVERY_BAR_S)
+        return True
+
+    async def all_popped(self) -> bool:
+        """The same for those who pop: nothing stays invisible."""
+        if "poppers" in self.world.plan.without:
+            return False
+        history = self.history
+        wanted = [value for value, (_, outcome) in history.sends.items() if outcome is Outcome.OK]
+        await self.world.until(lambda: all(value in history.popped for value in wanted), DELIVERY_BAR_S)
         return True
 
     async def read_everything(self) -> None:

@@ -10,21 +10,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
 
 import anyio
 import anyio.abc
 
 from trimq.client.broker_api import BrokerApi
+from trimq.client.creation import create_missing
 from trimq.client.instance import Instance
+from trimq.client.local_offsets import LocalOffsets
 from trimq.client.locks import LOCK_RENEW_S, QueueLocks
 from trimq.client.model import Filter, Queue, Rebalance, Sql, Start, Tag
 from trimq.client.offset_store import OffsetStore
-from trimq.client.outgoing import DEFAULT_TOPIC_QUEUES
 from trimq.client.positions import resolve
 from trimq.client.reader import Reader, Sink
 from trimq.client.rebalance import REBALANCE_S, Shares
-from trimq.client.route import DEFAULT_TOPIC, Route
 from trimq.errors import TrimqError
+from trimq.message.allocation import Strategy
 from trimq.message.names import retry_topic
 
 __all__ = ["Assignment"]
@@ -41,6 +44,9 @@ MISSING_S = 1.0
 """How long it waits for a topic that nobody has: one that was just created is known by then."""
 
 JOIN_RETRY_S = 0.1
+
+SETTLE_S = 10.0
+"""Letting go of an ordered queue waits so long for the handler that has one of its messages."""
 
 FLUSH_S = 3.0
 """How long the last commit may take."""
@@ -59,7 +65,9 @@ class Assignment:
         *,
         broadcast: bool,
         ordered: bool,
-        start: Start,
+        start: Start | datetime,
+        strategy: Strategy,
+        offsets_file: Path | None,
         changed: Callable[[Rebalance], None],
     ) -> None:
         self.topics: dict[str, Filter] = dict(subscriptions)
@@ -78,10 +86,14 @@ class Assignment:
         self._start = start
         self._changed = changed
         self._known_at_start: frozenset[Queue] = frozenset()
-        self._shares = Shares(instance, self._api, group, everything=broadcast)
+        self._shares = Shares(instance, self._api, group, strategy, everything=broadcast)
         self._offsets = OffsetStore(self._api, group, self.consumed)
+        self._local = LocalOffsets(offsets_file, group, self.consumed) if broadcast and offsets_file else None
         self._locks = QueueLocks(self._api, group)
         self._rebalance_now = anyio.Event()
+        self._scope = anyio.CancelScope()
+        self._ended = anyio.Event()
+        self._ended.set()
 
     def consumed(self) -> dict[Queue, int]:
         """Per held queue: everything below is finished."""
@@ -94,33 +106,23 @@ class Assignment:
     async def look_around(self) -> None:
         """Before joining: note which queues are there already, and have a missing topic created where that is allowed.
 
-        Raises `NoRoute` when no name server answers, `BadRequest` for a filter that the brokers cannot evaluate.
+        Raises `NoRoute` when no name server answers, `BadRequest` for a filter that the brokers cannot evaluate and for
+        an offsets file that is none.
         """
         for topic in self.topics:
             self._instance.routes.want(topic)
+        if self._local is not None:
+            await self._local.load()
         known: set[Queue] = set()
         for topic, wanted in self.topics.items():
             route = await self._instance.routes.refresh(topic)
             if route is not None:
                 known.update(route.read_queues)
             elif topic != self.retry_topic:
-                route = await self._create(topic)
+                route = await create_missing(self._instance, self._api, topic)
             if route is not None and isinstance(wanted, Sql):
                 await self._api.check_filter(self._group, route.groups[0].name, topic, wanted)
         self._known_at_start = frozenset(known)
-
-    async def _create(self, topic: str) -> Route | None:
-        """Have an unknown topic created as a send would; returns where. Apache's brokers cannot be asked for it."""
-        template = await self._instance.routes.refresh(DEFAULT_TOPIC)
-        if template is None:
-            return None
-        route = template.provisional(topic, DEFAULT_TOPIC_QUEUES)
-        for group in route.groups:
-            try:
-                await self._api.create_as_needed(topic, group.name, group.write_queues)
-            except TrimqError as error:
-                log.info("topic not created", extra={"topic": topic, "group": group.name, "error": error})
-        return route
 
     async def join(self) -> None:
         """Get the first assignment: what is sent after this returns will be delivered.
@@ -139,18 +141,27 @@ class Assignment:
                     await self._instance.routes.refresh(topic)
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Keep assigned, committed and locked until cancelled."""
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._keep_assigned)
-            if not self._broadcast:
-                tasks.start_soon(self._offsets.run)
-            if self._ordered:
-                tasks.start_soon(self._keep_locks)
-            task_status.started()
+        """Keep assigned, committed and locked until cancelled, or until `leave`."""
+        self._ended = anyio.Event()
+        try:
+            with self._scope:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._keep_assigned)
+                    if self._local is not None:
+                        tasks.start_soon(self._local.run)
+                    elif not self._broadcast:
+                        tasks.start_soon(self._offsets.run)
+                    if self._ordered:
+                        tasks.start_soon(self._keep_locks)
+                    task_status.started()
+        finally:
+            self._ended.set()
 
     async def commit(self) -> None:
         """Commit now what is finished."""
-        if not self._broadcast:
+        if self._local is not None:
+            await self._local.flush()
+        elif not self._broadcast:
             await self._offsets.flush()
 
     def reset(self, offsets: Mapping[Queue, int]) -> None:
@@ -163,9 +174,13 @@ class Assignment:
             log.info("offsets reset", extra={"group": self._group, "queues": len(moved)})
 
     async def leave(self) -> None:
-        """Commit, give locks back, hold nothing."""
-        with anyio.move_on_after(FLUSH_S, shield=True):
+        """Commit, give locks back, hold nothing; nothing is taken up any more."""
+        self._scope.cancel()
+        with anyio.move_on_after(2 * FLUSH_S + SETTLE_S, shield=True):
+            await self._ended.wait()
             await self._let_go(tuple(self.readers))
+            if self._ordered:
+                await self._locks.give_back(self._locks.held)  # taken, and not read yet when we were told to leave
 
     def forget_topics(self) -> None:
         """Undo `look_around`."""
@@ -211,7 +226,8 @@ class Assignment:
 
     async def _first_offset(self, queue: Queue) -> int:
         if self._broadcast:
-            return await resolve(self._api, queue, self._start)
+            kept = self._local.get(queue) if self._local is not None else None
+            return kept if kept is not None else await resolve(self._api, queue, self._start)
         committed = await self._api.committed(self._group, queue)
         if committed is not None:
             if committed:  # a broker answers 0 for a young queue too, without anything being committed
@@ -225,17 +241,44 @@ class Assignment:
         return offset
 
     async def _let_go(self, queues: tuple[Queue, ...]) -> None:
+        """Done to its end once begun: a queue that is half let go would stay locked for a minute."""
+        with anyio.CancelScope(shield=True):
+            if self._ordered:
+                await self._settle(queues)
+            with anyio.move_on_after(FLUSH_S):
+                await self._hand_over(queues)
+
+    async def _settle(self, queues: tuple[Queue, ...]) -> None:
+        """Strict order: who reads a queue next begins when our handler has ended, and behind what it has done."""
+        readers = [self.readers[queue] for queue in queues if queue in self.readers]
+        with anyio.move_on_after(SETTLE_S):
+            async with anyio.create_task_group() as tasks:
+                for reader in readers:
+                    reader.scope.cancel()
+                    tasks.start_soon(self._sink.settle, reader.holding)
+
+    async def _hand_over(self, queues: tuple[Queue, ...]) -> None:
         consumed: dict[Queue, int] = {}
+        busy: list[Queue] = []
         for queue in queues:
-            reader = self.readers.pop(queue)
+            reader = self.readers.pop(queue, None)
+            if reader is None:
+                continue  # lost to somebody and to the locks at the same time
             consumed[queue] = reader.process.commit_offset
+            if not self._sink.is_settled(reader.holding):
+                busy.append(queue)
             reader.drop()
-        if not self._broadcast:
+        if self._local is not None:
+            await self._local.flush(consumed)
+        elif not self._broadcast:
             await self._offsets.flush(consumed)
-        for queue in queues:
+        for queue in consumed:
             self._offsets.forget(queue)
         if self._ordered:
-            await self._locks.give_back(queues)
+            for queue in busy:
+                log.warning("handler does not end, its queue stays locked for a while", extra={"queue": str(queue)})
+                self._locks.forget(queue)
+            await self._locks.give_back(consumed)
 
     def _tell(self, gained: frozenset[Queue], lost: frozenset[Queue]) -> None:
         held = frozenset(self.readers)

@@ -15,12 +15,17 @@ import random
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal
 
 from trimq.client.admin import Admin
 from trimq.client.instance import Instance, open_instance
+from trimq.client.limits import Limits
 from trimq.client.model import EVERYTHING, Filter, Message, Receipt, Start
 from trimq.client.namesrv import split_addresses
+from trimq.client.pop_consumer import PopConsumer, open_pop_consumer
 from trimq.client.producer import Producer, open_producer
 from trimq.client.pull_consumer import PullConsumer, open_pull_consumer
 from trimq.client.push_consumer import PushConsumer, open_push_consumer
@@ -29,6 +34,7 @@ from trimq.client.trace import TRACE_GROUP, Tracer, run_tracer
 from trimq.client.transaction import Checker
 from trimq.env import Clock, Network
 from trimq.errors import BadRequest, ConnectFailed, NoRoute
+from trimq.message.allocation import Averagely, Strategy
 from trimq.message.names import check_topic
 from trimq.message.trace import TRACE_TOPIC
 from trimq.remoting.address_page import fetch_addresses, is_page
@@ -40,6 +46,9 @@ DEFAULT_PRODUCER = "DEFAULT_PRODUCER"
 
 COMPRESS_OVER = 4096
 """RocketMQ's compressMsgBodyOverHowmuch."""
+
+DEFAULT_LIMITS = Limits()
+AVERAGELY = Averagely()
 
 NAMESRV_ADDR = "NAMESRV_ADDR"
 """RocketMQ's environment variable for name server addresses."""
@@ -112,17 +121,21 @@ class Client:
         filter: Filter = EVERYTHING,
         mode: Literal["cluster", "broadcast"] = "cluster",
         ordered: bool = False,
-        start: Start = Start.LAST,
-        prefetch: int = 256,
+        start: Start | datetime = Start.LAST,
+        prefetch: int | None = None,
+        limits: Limits = DEFAULT_LIMITS,
         max_attempts: int = 16,
+        allocation: Strategy = AVERAGELY,
+        offsets_file: str | os.PathLike[str] | None = None,
     ) -> AbstractAsyncContextManager[PushConsumer]:
         """Join a consumer group and be handed its messages.
 
         `topic` is a name, or several with a filter each. `mode`: the members of a cluster share the messages; with
-        broadcast each gets all, and nothing is committed. `ordered`: each queue's messages one at a time, in order.
-        `start` counts for queues that this group has never read; a queue that appears later is always read from its
-        first message. `prefetch`: messages held in memory. `max_attempts`: after so many failed deliveries a message
-        goes to the dead letters.
+        broadcast each gets all, and keeps its place in `offsets_file` if it has one. `ordered`: each queue's messages
+        one at a time, in order. `start` (an end of the queue, or a time) counts for queues that this group has never
+        read; a queue that appears later is always read from its first message. `limits`: how much it takes on at once
+        (`prefetch` is short for `Limits(messages=...)`). `max_attempts`: after so many failed deliveries a message
+        goes to the dead letters. `allocation`: how the members share the queues, the same for all members.
         """
         if mode not in ("cluster", "broadcast"):
             raise BadRequest(f'mode={mode!r}; there are "cluster" and "broadcast"')
@@ -133,7 +146,37 @@ class Client:
             broadcast=mode == "broadcast",
             ordered=ordered,
             start=start,
-            prefetch=prefetch,
+            limits=limits if prefetch is None else replace(limits, messages=prefetch),
+            max_attempts=max_attempts,
+            strategy=allocation,
+            offsets_file=None if offsets_file is None else Path(offsets_file),
+        )
+
+    def pop(
+        self,
+        topic: str | Mapping[str, Filter],
+        *,
+        group: str,
+        filter: Filter = EVERYTHING,
+        invisible: float = 60.0,
+        ordered: bool = False,
+        start: Start = Start.LAST,
+        max_attempts: int = 16,
+    ) -> AbstractAsyncContextManager[PopConsumer]:
+        """Take messages one by one, shared with all others who pop for this consumer group.
+
+        `topic` is a name, or several with a filter each; the filters of one group have to be equal. `invisible`:
+        seconds for which a message is nobody else's. `ordered`: the messages of one queue in order, nothing else of
+        that queue meanwhile. `start` counts for queues that this group has never read. `max_attempts`: after so many
+        failed attempts a message goes to the dead letters. Needs brokers of ours, or RocketMQ 5.
+        """
+        return open_pop_consumer(
+            self.instance,
+            group,
+            {topic: filter} if isinstance(topic, str) else dict(topic),
+            invisible_s=invisible,
+            ordered=ordered,
+            start=start,
             max_attempts=max_attempts,
         )
 

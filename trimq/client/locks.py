@@ -51,6 +51,15 @@ class QueueLocks:
                     self._held.pop(queue, None)
         return tuple(queue for queue in sorted(queues) if self.trusted(queue))
 
+    @property
+    def held(self) -> tuple[Queue, ...]:
+        """Every queue whose lock is ours, as far as we know."""
+        return tuple(sorted(self._held))
+
+    def forget(self, queue: Queue) -> None:
+        """Neither renew this lock nor give it back: it ends by itself."""
+        self._held.pop(queue, None)
+
     def trusted(self, queue: Queue) -> bool:
         """Whether the lock is surely still ours."""
         since = self._held.get(queue)

@@ -44,6 +44,16 @@ class ProcessQueue:
         """Where the next read begins."""
         return self._end
 
+    @property
+    def span(self) -> int:
+        """Offsets from the first to the last message in hand; 0 when there is none or one."""
+        return self._order[-1] - self._order[0] if self._order else 0
+
+    def is_finished(self, offset: int) -> bool:
+        """Is this message done with?"""
+        order = self._order
+        return not order or offset < order[0] or offset in self._done
+
     def add(self, offsets: Iterable[int], next_offset: int, size: int) -> None:
         """Take in messages that were read, ascending, and the offset to read from next.
 

@@ -190,7 +190,7 @@ class PullConsumer:
         batch = [self._ready.popleft() for _ in range(min(max, len(self._ready)))]
         for message in batch:
             self._positions[message.queue] = message.offset + 1
-            message._home.finished(message)
+            await message._home.acknowledge(message)
         return batch
 
     def _reader(self, queue: Queue) -> Reader:
@@ -263,6 +263,15 @@ class PullConsumer:
     async def reply(self, message: Received, body: bytes, tag: str | None, properties: Mapping[str, str]) -> None:
         await send_reply(self._instance, message, body, tag=tag, own=properties)
 
+    async def suspend(self, holding: Holding, message: Received, after: timedelta) -> None:
+        raise _not_acknowledged()
+
+    async def settle(self, holding: Holding) -> None:
+        """Nothing of it is in a handler."""
+
+    def is_settled(self, holding: Holding) -> bool:
+        return True
+
 
 class _Unacknowledged:
     """The home of messages that were read, not delivered: leaving their block normally does nothing."""
@@ -274,7 +283,10 @@ class _Unacknowledged:
 
     def left(self, message: Received) -> None: ...
 
-    def finished(self, message: Received) -> None: ...
+    async def acknowledge(self, message: Received) -> bool:
+        return True
+
+    async def extend(self, message: Received, by: timedelta) -> None: ...
 
     async def send_back(self, message: Received, after: timedelta | None) -> None:
         raise _not_acknowledged()
@@ -286,6 +298,9 @@ class _Unacknowledged:
         if self._instance is None:
             raise BadRequest("this message was read without a client")
         await send_reply(self._instance, message, body, tag=tag, own=properties)
+
+    async def suspend(self, message: Received, after: timedelta) -> None:
+        raise _not_acknowledged()
 
 
 UNACKNOWLEDGED = _Unacknowledged()

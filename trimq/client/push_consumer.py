@@ -8,7 +8,7 @@
 Promises: each message is delivered until it was acknowledged or dead-lettered (at least once); the committed offset
 of a queue is its smallest unfinished one; with `ordered=True` a queue has one reader in the whole group (a lock at
 the broker) and its messages come one at a time, in order, a failed one again before the next. What is read ahead is
-bounded by `prefetch`.
+bounded by `Limits`.
 
 Tasks: one per assigned queue (`Reader`), a few per consumer (`Assignment`), none per message.
 """
@@ -20,7 +20,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
+from math import inf
+from pathlib import Path
 
 import anyio
 import anyio.abc
@@ -28,6 +30,7 @@ import anyio.abc
 from trimq.client.assignment import Assignment
 from trimq.client.broker_api import BrokerApi, filter_kind
 from trimq.client.instance import Instance
+from trimq.client.limits import Limits, Pace
 from trimq.client.model import Filter, Queue, Rebalance, Start
 from trimq.client.outgoing import delay_level
 from trimq.client.rates import ConsumeRates
@@ -35,6 +38,7 @@ from trimq.client.reader import Holding, Reader
 from trimq.client.received import Received
 from trimq.client.replies import send_reply
 from trimq.errors import BadRequest, TrimqError
+from trimq.message.allocation import Strategy
 from trimq.message.names import check_group, check_topic
 from trimq.wire.body.heartbeat import ConsumerData, SubscriptionData
 from trimq.wire.body.lock import MQ
@@ -46,9 +50,6 @@ log = logging.getLogger(__name__)
 
 QUEUE_ROOM_MIN = 8
 """Messages that each queue may read ahead, however many queues share the prefetch."""
-
-BYTES_HELD_MAX = 64 * 1024 * 1024
-"""Bodies read ahead, all queues together."""
 
 REDELIVER_S = 1.0
 """An ordered queue waits so long before it offers a failed message again (RocketMQ's suspendCurrentQueueTimeMillis)."""
@@ -69,9 +70,11 @@ class PushConsumer:
         *,
         broadcast: bool,
         ordered: bool,
-        start: Start,
-        prefetch: int,
+        start: Start | datetime,
+        limits: Limits,
         max_attempts: int,
+        strategy: Strategy,
+        offsets_file: Path | None,
     ) -> None:
         self.group = group
         self._instance = instance
@@ -80,7 +83,8 @@ class PushConsumer:
         self._broadcast = broadcast
         self._ordered = ordered
         self._start = start
-        self._prefetch = prefetch
+        self._limits = limits
+        self._pace = Pace(limits.per_second) if limits.per_second != inf else None
         self._max_attempts = max_attempts
         self._assignment = Assignment(
             instance,
@@ -91,12 +95,16 @@ class PushConsumer:
             broadcast=broadcast,
             ordered=ordered,
             start=start,
+            strategy=strategy,
+            offsets_file=offsets_file,
             changed=self._changed,
         )
         self._ready: deque[Received] = deque()
         self._waiters: deque[anyio.Event] = deque()
-        self._in_process = 0
+        self._in_process: dict[tuple[Holding, int], tuple[Received, float]] = {}
+        """(holding, offset) → the message in a handler, and since when."""
         self._quiet = anyio.Event()
+        self._settled = anyio.Event()
         self._bytes_held = 0
         self._paused: set[Queue] = set()
         self._listeners: list[_Listener] = []
@@ -119,11 +127,24 @@ class PushConsumer:
             while self._ready:
                 message = self._ready.popleft()
                 home = message._home
-                if not (isinstance(home, Holding) and home.process.dropped):
-                    return message
+                if isinstance(home, Holding):
+                    if home.process.dropped:
+                        continue
+                    if self._pace is not None and not await self._my_turn(self._pace, message):
+                        continue
+                return message
             if self._closed:
                 raise StopAsyncIteration
             await self._wait()
+
+    async def _my_turn(self, pace: Pace, message: Received) -> bool:
+        """Wait for the rate limit; False when the queue was lost meanwhile. Cancelled: the message is still to come."""
+        try:
+            await anyio.sleep(pace.wait_s(anyio.current_time()))
+        except BaseException:
+            self._ready.appendleft(message)
+            raise
+        return not _holding(message).process.dropped
 
     async def run(
         self,
@@ -153,6 +174,9 @@ class PushConsumer:
     def pause(self, *queues: Queue) -> None:
         """Stop reading these queues, or all that are held now; what was read ahead is still delivered."""
         self._paused.update(queues or self._assignment.readers)
+        for queue, reader in self._assignment.readers.items():
+            if queue in self._paused:
+                reader.interrupt()
 
     def resume(self, *queues: Queue) -> None:
         """Undo `pause`, for these queues or for all."""
@@ -181,10 +205,11 @@ class PushConsumer:
     # For the instance
 
     def heartbeat_data(self) -> ConsumerData:
+        start = self._start
         return ConsumerData(
             groupName=self.group,
             messageModel="BROADCASTING" if self._broadcast else "CLUSTERING",
-            consumeFromWhere=f"CONSUME_FROM_{self._start.name}_OFFSET",
+            consumeFromWhere="CONSUME_FROM_" + (f"{start.name}_OFFSET" if isinstance(start, Start) else "TIMESTAMP"),
             subscriptionDataSet=self._subscription_data,
         )
 
@@ -250,7 +275,7 @@ class PushConsumer:
     # For the readers
 
     def _share(self) -> int:
-        return max(self._prefetch // max(len(self._assignment.readers), 1), QUEUE_ROOM_MIN)
+        return max(self._limits.messages // max(len(self._assignment.readers), 1), QUEUE_ROOM_MIN)
 
     def room(self, reader: Reader) -> int:
         return self._share() - len(reader.process)
@@ -259,7 +284,8 @@ class PushConsumer:
         # Half of the share must be free: many small reads would cost more than they bring.
         return (
             self.room(reader) * 2 >= self._share()
-            and self._bytes_held < BYTES_HELD_MAX
+            and self._bytes_held < self._limits.bytes
+            and (self._ordered or reader.process.span < self._limits.span)
             and reader.queue not in self._paused
         )
 
@@ -298,12 +324,17 @@ class PushConsumer:
     # For the messages
 
     def entered(self, message: Received) -> None:
-        self._in_process += 1
-        self._entered_at[message.queue, message.offset] = anyio.current_time()
+        now = anyio.current_time()
+        self._in_process[_holding(message), message.offset] = (message, now)
+        self._entered_at[message.queue, message.offset] = now
 
     def left(self, message: Received) -> None:
-        self._in_process -= 1
+        holding = _holding(message)
+        self._in_process.pop((holding, message.offset), None)
         self._entered_at.pop((message.queue, message.offset), None)
+        if holding.leaving and self.is_settled(holding):
+            self._settled.set()
+            self._settled = anyio.Event()
         if not self._in_process:
             self._quiet.set()
 
@@ -314,9 +345,9 @@ class PushConsumer:
         if len(process) == before:
             return
         self._handled(message, ok=True)
-        was_full = self._bytes_held >= BYTES_HELD_MAX
+        was_full = self._bytes_held >= self._limits.bytes
         self._bytes_held -= len(message.body)
-        if was_full and self._bytes_held < BYTES_HELD_MAX:
+        if was_full and self._bytes_held < self._limits.bytes:
             self._nudge_all()
         elif holding.reader.waiting and self.has_room(holding.reader):
             holding.reader.nudge()
@@ -334,7 +365,23 @@ class PushConsumer:
             if self._instance.tracer is not None:
                 self._instance.tracer.consumed(message, self.group, now - began, ok=ok)
 
+    async def suspend(self, holding: Holding, message: Received, after: timedelta) -> None:
+        if not holding.process.is_finished(message.offset):
+            await self._offer_later(holding, message, after.total_seconds(), attempt=message.attempt)
+
+    async def settle(self, holding: Holding) -> None:
+        holding.leaving = True
+        holding.behind = None
+        self._ready = deque(message for message in self._ready if message._home is not holding)
+        while not self.is_settled(holding):
+            await self._settled.wait()
+
+    def is_settled(self, holding: Holding) -> bool:
+        return all(busy is not holding for busy, _ in self._in_process)
+
     async def send_back(self, holding: Holding, message: Received, after: timedelta | None) -> None:
+        if holding.process.is_finished(message.offset):
+            return  # it took too long and was handed back meanwhile
         self._handled(message, ok=False)
         if message.attempt >= self._max_attempts:
             await self.put_aside(holding, message, f"{message.attempt} attempts failed")
@@ -373,16 +420,33 @@ class PushConsumer:
         else:
             holding.finished(message)
 
-    async def _offer_later(self, holding: Holding, message: Received, delay_s: float) -> None:
+    async def _offer_later(
+        self, holding: Holding, message: Received, delay_s: float, *, attempt: int | None = None
+    ) -> None:
         """Offer the same message again after a moment; until then its queue's commit offset stays below it."""
 
         async def later() -> None:
             await anyio.sleep(delay_s)
-            if not holding.process.dropped:
-                self._offer([replace(message, attempt=message.attempt + 1)])
+            if not holding.process.dropped and not holding.leaving:
+                self._offer([replace(message, attempt=message.attempt + 1 if attempt is None else attempt)])
 
         self._tasks.start_soon(later)
         await anyio.lowlevel.checkpoint()
+
+    async def watch_handlers(self) -> None:
+        """Hand back what is in a handler for too long, until cancelled."""
+        while True:
+            await anyio.sleep(min(self._limits.process_s / 4, 60.0))
+            before = anyio.current_time() - self._limits.process_s
+            late = [(holding, message) for (holding, _), (message, since) in self._in_process.items() if since < before]
+            for holding, message in late:
+                if holding.process.dropped or holding.process.is_finished(message.offset):
+                    continue
+                log.warning(
+                    "message is in its handler for too long, it comes again elsewhere",
+                    extra={"topic": message.topic, "id": message.id, "group": self.group},
+                )
+                await self._hand_back(holding, message, 0)
 
     def _changed(self, change: Rebalance) -> None:
         self._paused.difference_update(change.lost)
@@ -449,6 +513,12 @@ class _Listener(AsyncIterator[Rebalance]):
         return self._changes.popleft()
 
 
+def _holding(message: Received) -> Holding:
+    home = message._home
+    assert isinstance(home, Holding), "every message of a consumer belongs to a holding"
+    return home
+
+
 @asynccontextmanager
 async def open_push_consumer(
     instance: Instance,
@@ -457,9 +527,11 @@ async def open_push_consumer(
     *,
     broadcast: bool,
     ordered: bool,
-    start: Start,
-    prefetch: int,
+    start: Start | datetime,
+    limits: Limits,
     max_attempts: int,
+    strategy: Strategy,
+    offsets_file: Path | None,
 ) -> AsyncIterator[PushConsumer]:
     """A member of a consumer group for the length of the block.
 
@@ -469,10 +541,10 @@ async def open_push_consumer(
     check_group(group)
     for topic in subscriptions:
         check_topic(topic)
-    if not subscriptions or prefetch < 1 or max_attempts < 1:
-        raise BadRequest(
-            f"topics {sorted(subscriptions)}, prefetch {prefetch}, max_attempts {max_attempts}: one at least"
-        )
+    if not subscriptions or max_attempts < 1:
+        raise BadRequest(f"topics {sorted(subscriptions)}, max_attempts {max_attempts}: one at least")
+    if offsets_file is not None and not broadcast:
+        raise BadRequest("offsets_file is for mode='broadcast'; in a cluster the brokers keep the offsets")
     failure: Exception | None = None
     async with anyio.create_task_group() as tasks:
         consumer = PushConsumer(
@@ -483,8 +555,10 @@ async def open_push_consumer(
             broadcast=broadcast,
             ordered=ordered,
             start=start,
-            prefetch=prefetch,
+            limits=limits,
             max_attempts=max_attempts,
+            strategy=strategy,
+            offsets_file=offsets_file,
         )
         assignment = consumer._assignment
         try:
@@ -495,6 +569,8 @@ async def open_push_consumer(
             try:
                 await assignment.join()
                 await tasks.start(assignment.run)
+                if not ordered and not broadcast and limits.process_s != inf:
+                    tasks.start_soon(consumer.watch_handlers)
                 yield consumer
                 consumer.stop()
                 await consumer.let_handlers_end()

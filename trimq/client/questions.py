@@ -130,8 +130,15 @@ class Direct:
     def left(self, message: Received) -> None:
         """Cancelled without an outcome: the broker's question runs into its time limit."""
 
-    def finished(self, message: Received) -> None:
+    async def acknowledge(self, message: Received) -> bool:
         self._tell("CR_SUCCESS")
+        return True
+
+    async def extend(self, message: Received, by: timedelta) -> None:
+        """Nobody else gets it meanwhile."""
+
+    async def suspend(self, message: Received, after: timedelta) -> None:
+        self._tell("CR_LATER", "the handler wants its queue to wait")
 
     async def send_back(self, message: Received, after: timedelta | None) -> None:
         self._tell("CR_LATER", "the handler failed, or asked for it later")

@@ -71,6 +71,14 @@ class Sink(Protocol):
 
     async def reply(self, message: Received, body: bytes, tag: str | None, properties: Mapping[str, str]) -> None: ...
 
+    async def suspend(self, holding: Holding, message: Received, after: timedelta) -> None: ...
+
+    async def settle(self, holding: Holding) -> None:
+        """Hand out nothing more of this; return when nothing of it is in a handler."""
+        ...
+
+    def is_settled(self, holding: Holding) -> bool: ...
+
 
 class Holding:
     """The home of what was read from one queue in one go, from an assignment or a seek to the next one.
@@ -79,7 +87,7 @@ class Holding:
     nothing.
     """
 
-    __slots__ = ("behind", "process", "reader", "sink")
+    __slots__ = ("behind", "leaving", "process", "reader", "sink")
 
     def __init__(self, sink: Sink, reader: Reader, offset: int) -> None:
         self.sink = sink
@@ -87,6 +95,8 @@ class Holding:
         self.process = ProcessQueue(offset)
         self.behind: deque[Received] | None = None
         """For ordered consumption: what waits behind the message that is offered or in process."""
+        self.leaving = False
+        """Nothing more of it is handed out: its queue goes to somebody else."""
 
     def entered(self, message: Received) -> None:
         self.sink.entered(message)
@@ -97,6 +107,17 @@ class Holding:
     def finished(self, message: Received) -> None:
         if not self.process.dropped:
             self.sink.finished(self, message)
+
+    async def acknowledge(self, message: Received) -> bool:
+        self.finished(message)
+        return not self.process.dropped
+
+    async def extend(self, message: Received, by: timedelta) -> None:
+        """It stays ours as long as the queue does."""
+
+    async def suspend(self, message: Received, after: timedelta) -> None:
+        if not self.process.dropped:
+            await self.sink.suspend(self, message, after)
 
     async def send_back(self, message: Received, after: timedelta | None) -> None:
         if not self.process.dropped:
@@ -153,9 +174,13 @@ class Reader:
     def seek(self, offset: int) -> None:
         """Go on from another offset; messages read before are forgotten."""
         self._begin_at(offset)
+        self.interrupt()
+        self.nudge()
+
+    def interrupt(self) -> None:
+        """Give up the read that is under way: its queue is paused."""
         if self._reading is not None:
             self._reading.cancel()
-        self.nudge()
 
     def _begin_at(self, offset: int) -> None:
         self._forget()

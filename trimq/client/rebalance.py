@@ -13,11 +13,12 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from trimq.client.allocate import allocate_averagely
+from trimq.client.allocate import allocate
 from trimq.client.broker_api import BrokerApi
 from trimq.client.instance import Instance
 from trimq.client.model import Queue
 from trimq.errors import TrimqError
+from trimq.message.allocation import Strategy
 
 __all__ = ["REBALANCE_S", "Change", "Shares"]
 
@@ -40,8 +41,11 @@ class Change:
 class Shares:
     """One member's share of the queues of some topics."""
 
-    def __init__(self, instance: Instance, api: BrokerApi, consumer_group: str, *, everything: bool) -> None:
+    def __init__(
+        self, instance: Instance, api: BrokerApi, consumer_group: str, strategy: Strategy, *, everything: bool
+    ) -> None:
         self._instance = instance
+        self._strategy = strategy
         self._api = api
         self._group = consumer_group
         self._everything = everything
@@ -76,7 +80,7 @@ class Shares:
             if members is None:
                 members = self._members[group.name] = await self._ask(group.name)
             if self._instance.client_id in members:
-                return tuple(allocate_averagely(queues, members, self._instance.client_id))
+                return tuple(allocate(self._strategy, queues, members, self._instance.client_id))
         return None
 
     async def _ask(self, group: str) -> list[str]:

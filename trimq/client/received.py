@@ -23,7 +23,7 @@ from trimq.client.replies import wants_reply
 from trimq.client.telemetry import attach, detach
 from trimq.message.ids import host_text
 
-__all__ = ["DeadLetter", "Received", "Retry"]
+__all__ = ["DeadLetter", "Received", "Retry", "Suspend"]
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,17 @@ class Retry(Exception):
     """
 
     def __init__(self, reason: str = "", *, after: timedelta | None = None) -> None:
+        super().__init__(reason)
+        self.after = after
+
+
+class Suspend(Exception):
+    """Raise it in a message's block: not now. The same message comes again here after a while, and it is no attempt.
+
+    For an ordered consumer the whole queue rests meanwhile (RocketMQ's SUSPEND_CURRENT_QUEUE_A_MOMENT, one second).
+    """
+
+    def __init__(self, reason: str = "", *, after: timedelta = timedelta(seconds=1)) -> None:
         super().__init__(reason)
         self.after = after
 
@@ -55,13 +66,17 @@ class Home(Protocol):
 
     def left(self, message: Received) -> None: ...
 
-    def finished(self, message: Received) -> None: ...
+    async def acknowledge(self, message: Received) -> bool: ...
+
+    async def extend(self, message: Received, by: timedelta) -> None: ...
 
     async def send_back(self, message: Received, after: timedelta | None) -> None: ...
 
     async def put_aside(self, message: Received, reason: str) -> None: ...
 
     async def reply(self, message: Received, body: bytes, tag: str | None, properties: Mapping[str, str]) -> None: ...
+
+    async def suspend(self, message: Received, after: timedelta) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,9 +117,20 @@ class Received(Message):
         """`ip:port` of the producer as the broker saw it."""
         return host_text(self.born_host_bytes)
 
-    async def ack(self) -> None:
-        """This message is done with. Acknowledging twice is harmless."""
-        self._home.finished(self)
+    async def ack(self) -> bool:
+        """This message is done with. Acknowledging twice is harmless.
+
+        A pop consumer's acknowledgement is durable when this returns True; False says that it came too late and the
+        message comes again. Raises `TrimqError` when that is not known.
+        """
+        return await self._home.acknowledge(self)
+
+    async def extend(self, by: timedelta) -> None:
+        """Keep it for so long from now on (pop consumers: longer invisible to others). Raises `TrimqError`.
+
+        What a push consumer holds it holds for as long as it reads the queue: there is nothing to extend.
+        """
+        await self._home.extend(self, by)
 
     async def retry(self, after: timedelta | None = None) -> None:
         """Hand it back, to be delivered again later; see `Retry`. Raises `TrimqError` when the broker did not take it.
@@ -144,10 +170,12 @@ class Received(Message):
         home = self._home
         try:
             if error is None:
-                home.finished(self)
+                await home.acknowledge(self)
                 return False
             if isinstance(error, DeadLetter):
                 await home.put_aside(self, error.reason)
+            elif isinstance(error, Suspend):
+                await home.suspend(self, error.after)
             elif isinstance(error, Retry):
                 await home.send_back(self, error.after)
             elif isinstance(error, Exception):

@@ -186,7 +186,13 @@ class _NoHome:
 
     def left(self, message: Received) -> None: ...
 
-    def finished(self, message: Received) -> None:
+    async def acknowledge(self, message: Received) -> bool:
+        self._refuse()
+
+    async def extend(self, message: Received, by: timedelta) -> None:
+        self._refuse()
+
+    async def suspend(self, message: Received, after: timedelta) -> None:
         self._refuse()
 
     async def send_back(self, message: Received, after: timedelta | None) -> None:

@@ -1,0 +1,29 @@
+"""Subscribing to a topic that nobody has yet: it is created as by a send, so that its first message is not missed."""
+
+from __future__ import annotations
+
+import logging
+
+from trimq.client.broker_api import BrokerApi
+from trimq.client.instance import Instance
+from trimq.client.outgoing import DEFAULT_TOPIC_QUEUES
+from trimq.client.route import DEFAULT_TOPIC, Route
+from trimq.errors import TrimqError
+
+__all__ = ["create_missing"]
+
+log = logging.getLogger(__name__)
+
+
+async def create_missing(instance: Instance, api: BrokerApi, topic: str) -> Route | None:
+    """Have an unknown topic created where that is allowed; returns where. Apache's brokers cannot be asked for it."""
+    template = await instance.routes.refresh(DEFAULT_TOPIC)
+    if template is None:
+        return None
+    route = template.provisional(topic, DEFAULT_TOPIC_QUEUES)
+    for group in route.groups:
+        try:
+            await api.create_as_needed(topic, group.name, group.write_queues)
+        except TrimqError as error:
+            log.info("topic not created", extra={"topic": topic, "group": group.name, "error": error})
+    return route
