@@ -30,6 +30,8 @@ class Command:
     """It prints for ever; what it printed in a few seconds is looked at."""
     only: str = ""
     """A module, if the versions differ."""
+    again: bool = False
+    """In a process of its own: the tool keeps a closed client from the first time (an operator never sees that)."""
 
     @property
     def name(self) -> str:
@@ -105,7 +107,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("queryMsgById -i {id} -t {t} -g {g} -d {client}", r"CR_SUCCESS", only="client5"),
     Command("queryMsgByKey -t {t} -k key-7", r"{uniq}"),
     Command("queryMsgByUniqueKey -t {t} -i {uniq}", r"Topic:\s+{t}[\s\S]*CONSUMED"),
-    Command("queryMsgByUniqueKey -t {t} -i {uniq} -g {g} -d {client}", r"CR_SUCCESS"),
+    Command("queryMsgByUniqueKey -t {t} -i {uniq} -g {g} -d {client}", r"CR_SUCCESS", again=True),
     Command("queryMsgByOffset -t {t} -b broker-a -i 0 -o 0", r"OffsetID|Message Body|Topic:\s+{t}"),
     Command("queryMsgTraceById -i {uniq} -t RMQ_SYS_TRACE_TOPIC", r"Pub|PRODUCERS"),
     Command("printMsg -t {t} -d true", r"body-7"),

@@ -89,6 +89,10 @@ def _run_all(java: Driver, cluster: LocalCluster, killer: Killer, home: Path) ->
             killer.kill()
             killer.healed()
             _await_client(cluster, words["g"], words["client"])
+        if command.again:
+            tool.stop()
+            tool = java.admin()
+            tool.until("ready", 30)
         # The leader may have moved.
         words["b"] = _leader(cluster, "broker-a")
         line = [word.format(**words) for word in command.line.split()]
