@@ -326,7 +326,7 @@ async def by_time(at: At) -> Found:
 
 
 async def delays(at: At) -> Found:
-    return await _delayed(at, 3.9, 60, delay=timedelta(seconds=4))
+    return await _delayed(at, 3.9, 60, level=6)
 
 
 async def timer(at: At) -> Found:
@@ -334,7 +334,7 @@ async def timer(at: At) -> Found:
 
 
 async def _delayed(
-    at: At, least_s: float, count: int, *, delay: timedelta | None = None, when: datetime | None = None
+    at: At, least_s: float, count: int, *, level: int | None = None, when: datetime | None = None
 ) -> Found:
     waits: dict[str, float] = {}
     begun: dict[str, float] = {}
@@ -349,7 +349,7 @@ async def _delayed(
         await nursery.start(consumer.run, handle)
         for number in range(count):
             begun[f"body-{number}"] = trio.current_time()
-            message = at.message(number, delay=delay, at=when)
+            message = at.message(number, delay_level=level, at=when)
             await at.until_stored(lambda message=message: at.producer.send(message))  # type: ignore[misc]
         await until(lambda: not (len(waits) < count))
         nursery.cancel_scope.cancel()
