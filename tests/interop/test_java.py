@@ -395,8 +395,8 @@ def _row(
     found = Found()
     try:
         found = measure(at)
-    except AssertionError as problem:
-        found.problems.append(str(problem).partition("\n")[0])
+    except BaseException as problem:  # whatever ended it: a row that did not come to its end has not passed
+        found.problems.append(f"{type(problem).__name__}: {problem}".partition("\n")[0])
         raise
     finally:
         at.java.stop()
