@@ -70,8 +70,11 @@ class SimHistory:
     def delivered(self, value: Value) -> None:
         self.deliveries[value] = self.deliveries.get(value, 0) + 1
 
-    def took(self, value: Value) -> None:
-        """A pop consumer got it."""
+    def took(self, value: Value | None, where: str) -> None:
+        """A pop consumer got it; None for a body that proves nothing."""
+        if value is None or value not in self.sends:
+            self.contradictions.append(f"phantom: {where}: a pop consumer got what nobody sent ({value})")
+            return
         self.popped[value] = self.popped.get(value, 0) + 1
         if value in self.finished:
             self.contradictions.append(f"came back: {value} was popped again after its acknowledgement was told")

@@ -5,18 +5,20 @@ from __future__ import annotations
 import pytest
 
 from tests.sim.history import Outcome, QueueId, SimHistory, Value, judge
+from tests.sim.workload import HEAD_BYTES, full_body, value_of
 
 QUEUE = QueueId("t", "g", 0)
 
 
 def history(values: int = 4) -> SimHistory:
-    """Everything acknowledged, read by everybody, delivered."""
+    """Everything acknowledged, read by everybody, delivered and popped."""
     made = SimHistory()
     for sequence in range(values):
         value = Value(0, sequence)
         made.begin(value, QUEUE)
         made.end(value, Outcome.OK, sequence)
         made.delivered(value)
+        made.took(value, f"{QUEUE} offset {sequence}")
     for node in ("n0", "n1"):
         made.reads[node, QUEUE] = {n: Value(0, n) for n in range(values)}
         made.first[node, QUEUE], made.ends[node, QUEUE] = 0, values
@@ -24,7 +26,7 @@ def history(values: int = 4) -> SimHistory:
 
 
 def rules(made: SimHistory) -> set[str]:
-    return {each.partition(":")[0] for each in judge(made, delivered=True)}
+    return {each.partition(":")[0] for each in judge(made, delivered=True, popped=True)}
 
 
 def test_a_good_history_passes() -> None:
@@ -47,7 +49,7 @@ def test_an_expired_message_is_not_lost() -> None:
     for node in ("n0", "n1"):
         del made.reads[node, QUEUE][0]
         made.first[node, QUEUE] = 1
-    del made.deliveries[Value(0, 0)]
+    del made.deliveries[Value(0, 0)], made.popped[Value(0, 0)]
     assert rules(made) == set()
 
 
@@ -128,3 +130,33 @@ def test_what_no_consumer_got_is_undelivered() -> None:
     made = history()
     del made.deliveries[Value(0, 2)]
     assert rules(made) == {"undelivered"}
+
+
+def test_what_no_pop_consumer_got_is_invisible() -> None:
+    made = history()
+    del made.popped[Value(0, 2)]
+    assert rules(made) == {"invisible"}
+
+
+def test_a_message_popped_after_its_acknowledgement_came_back() -> None:
+    made = history()
+    made.took(Value(0, 2), "its retry topic")
+    assert rules(made) == set()
+    made.finished.add(Value(0, 2))
+    made.took(Value(0, 2), "its retry topic")
+    assert rules(made) == {"came back"}
+
+
+@pytest.mark.parametrize("value", [None, Value(7, 7)])
+def test_a_pop_consumer_that_got_what_nobody_sent_met_a_phantom(value: Value | None) -> None:
+    made = history()
+    made.took(value, f"{QUEUE} offset 4")
+    assert rules(made) == {"phantom"}
+
+
+@pytest.mark.parametrize("size", [HEAD_BYTES, 64, 6000])
+def test_a_body_proves_its_value_and_a_damaged_one_proves_nothing(size: int) -> None:
+    body = full_body(Value(3, 9), size)
+    assert len(body) == size
+    assert value_of(body) == Value(3, 9)
+    assert value_of(body[:-1] + bytes([body[-1] ^ 1])) is None

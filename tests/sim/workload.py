@@ -219,10 +219,10 @@ class Workload:
         async with client.pop(TOPIC, group=POPPING, start=Start.FIRST, invisible=POP_INVISIBLE_S) as consumer:
             task_status.started()
             async for message in consumer:
-                value = read_body(message.body)
+                value = value_of(message.body)
+                self.history.took(value, f"{queue_id(message.queue)} offset {message.offset}")
                 if value is None:
                     continue
-                self.history.took(value)
                 if message.attempt > 1:
                     self.world.oracle.reached["popped again"] += 1
                 if rng.random() < 0.02:
