@@ -25,9 +25,13 @@ if [ "$mode" != interop ]; then
   check mypy
   check lint-imports
 fi
+# The quick tests share no port, folder or clock, so they run side by side; the slow ones measure time, one by one.
+quick() { check python -m pytest -q -n auto --maxprocesses 4 --dist loadfile -m "not slow and not interop" "$@"; }
 case "$mode" in
-  quick)   check python -m pytest -q -m "not slow and not interop" "$@" ;;
-  full)    check python -m pytest -q -m "not interop" "$@" ;;
+  quick)   quick "$@" ;;
+  full)
+    quick "$@"
+    check python -m pytest -q -m "slow and not interop" "$@" ;;
   interop)
     [ $# -gt 0 ] || python -m tests.interop.table --clear
     status=0

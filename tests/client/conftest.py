@@ -112,7 +112,7 @@ async def _registered(namesrv: str, network: TrioNetwork) -> None:
                 await trio.sleep(0.01)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerThread]:
     thread = BrokerThread(tmp_path_factory.mktemp("broker"))
     thread.start()

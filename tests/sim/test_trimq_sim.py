@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import trio
 
@@ -34,6 +36,28 @@ async def power_cut(sim: Simulation) -> None:
 def test_an_applications_handler_survives_a_power_cut_and_the_run_repeats() -> None:
     first = run_simulation(power_cut, seed=7)
     assert run_simulation(power_cut, seed=7) == first != run_simulation(power_cut, seed=8)
+
+
+def test_another_loop_in_the_same_process_is_left_alone() -> None:
+    """Fixtures and applications have threads of their own with a loop in them."""
+    stop = threading.Event()
+    beats: list[float] = []
+
+    async def beat() -> None:
+        while not stop.is_set():
+            await trio.sleep(0.001)
+            beats.append(trio.current_time())
+
+    alone = run_simulation(power_cut, seed=7)
+    thread = threading.Thread(target=trio.run, args=(beat,))
+    thread.start()
+    try:
+        assert run_simulation(power_cut, seed=7) == alone
+    finally:
+        stop.set()
+        thread.join()
+    assert len(beats) > 10
+    assert beats == sorted(beats)
 
 
 def test_a_paused_leader_is_replaced_and_goes_on_as_a_follower() -> None:

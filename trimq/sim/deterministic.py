@@ -150,10 +150,35 @@ def _not_now(_raise: object) -> trio.lowlevel.Abort:
     return trio.lowlevel.Abort.FAILED
 
 
+def _inside(clock: VirtualClock) -> bool:
+    """Is it the simulated run that calls? Another thread of the process may have a loop of its own."""
+    runner = getattr(trio_run.GLOBAL_RUN_CONTEXT, "runner", None)
+    return runner is not None and runner.clock is clock
+
+
+class _Chance:
+    """Trio's source of chance: the seed's for the simulated run, the usual one for every other."""
+
+    def __init__(self, clock: VirtualClock, ours: random.Random, theirs: random.Random) -> None:
+        self._clock = clock
+        self._ours = ours
+        self._theirs = theirs
+
+    def __getattr__(self, name: str) -> Any:  # Any: whatever Trio asks of a random.Random
+        return getattr(self._ours if _inside(self._clock) else self._theirs, name)
+
+
 def _sleepers(clock: VirtualClock) -> dict[str, Any]:
-    """`trio.current_time`, `trio.sleep` and `trio.sleep_until` on the clock's heap."""
+    """`trio.current_time`, `trio.sleep` and `trio.sleep_until` on the clock's heap, for the simulated run alone."""
+    their_time, their_sleep, their_sleep_until = trio.current_time, trio.sleep, trio.sleep_until
+
+    def current_time() -> float:
+        return clock.now if _inside(clock) else their_time()
 
     async def sleep_until(deadline: float) -> None:
+        if not _inside(clock):
+            await their_sleep_until(deadline)
+            return
         task = trio.lowlevel.current_task()
         waits = True
 
@@ -171,6 +196,9 @@ def _sleepers(clock: VirtualClock) -> dict[str, Any]:
         await trio.lowlevel.wait_task_rescheduled(abort)
 
     async def sleep(seconds: float) -> None:
+        if not _inside(clock):
+            await their_sleep(seconds)
+            return
         if seconds < 0 or math.isnan(seconds):
             raise ValueError(f"`seconds` must be non-negative, not {seconds}")
         if seconds == 0:
@@ -178,7 +206,7 @@ def _sleepers(clock: VirtualClock) -> dict[str, Any]:
         else:
             await sleep_until(clock.now + seconds)
 
-    return {"current_time": clock.current_time, "sleep": sleep, "sleep_until": sleep_until}
+    return {"current_time": current_time, "sleep": sleep, "sleep_until": sleep_until}
 
 
 class _NoPolling:
@@ -209,7 +237,10 @@ def _switched(seed: int, clock: VirtualClock) -> Iterator[None]:
     ours: list[tuple[dict[str, Any], dict[str, Any]]] = [
         (
             vars(trio_run),
-            {"_ALLOW_DETERMINISTIC_SCHEDULING": True, "_r": random.Random(f"{seed}/scheduling")},
+            {
+                "_ALLOW_DETERMINISTIC_SCHEDULING": True,
+                "_r": _Chance(clock, random.Random(f"{seed}/scheduling"), vars(trio_run)["_r"]),
+            },
         ),
         (vars(trio), _sleepers(clock)),
     ]
@@ -217,7 +248,10 @@ def _switched(seed: int, clock: VirtualClock) -> Iterator[None]:
     for where, names in ours:
         where.update(names)
     now_ms = vars(raft.node.RaftNode)["now_ms"]
-    raft.node.RaftNode.now_ms = staticmethod(clock.now_ms)  # type: ignore[method-assign]
+    their_ms = raft.node.RaftNode.now_ms
+    raft.node.RaftNode.now_ms = staticmethod(  # type: ignore[method-assign]
+        lambda: clock.now_ms() if _inside(clock) else their_ms()
+    )
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()  # finalisers would run at moments that depend on what ran before
