@@ -32,12 +32,12 @@ async def main() -> None:
         trimq.connect(address) as service,
         trimq.connect(address) as client,
         trio.open_nursery() as nursery,
-        service.subscribe("prices", group="price-service") as requests,
+        service.subscribe("price-requests", group="price-service") as requests,
     ):
         await nursery.start(requests.run, answer)
-        reply = await client.request("prices", "ACME")
+        reply = await client.request("price-requests", "ACME")
         print(f"ACME costs {reply.body.decode()}")
-        reply = await client.request("prices", "UNOBTAINIUM")
+        reply = await client.request("price-requests", "UNOBTAINIUM")
         print(f"nobody sells UNOBTAINIUM: code {reply.properties['code']}")
         nursery.cancel_scope.cancel()
 

@@ -53,7 +53,7 @@ async def main() -> None:
             except RuntimeError as error:
                 print(f"{name} was not booked: {error}")
         seen: list[str] = []
-        with trio.fail_after(40):
+        with trio.fail_after(55):  # brokers look each 30 s for what is undecided for 6 s
             async with mq.pull() as reader:
                 async for message in reader.iterate("bookings", follow=True):
                     if message.id in ours:

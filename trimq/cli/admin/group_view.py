@@ -96,11 +96,19 @@ async def own_status(session: Session, addr: str) -> tuple[GroupStatus, ReplicaS
 async def ask_group(session: Session, view: GroupView, code: int, ext: Mapping[str, str]) -> Command:
     """A request for the leader, by way of the first replica that answers. Raises `NoRoute`, `BrokerError`."""
     failures = []
+    leaderless: BrokerError | None = None
     for addr in view.addresses:
         try:
             return await session.ask(addr, code, ext)
         except Disconnected as error:
             failures.append(error.message)
+        except BrokerError as error:
+            # A replica that was removed hears of no leader any more: the next one may.
+            if error.code != ResponseCode.SERVICE_NOT_AVAILABLE:
+                raise
+            leaderless = error
+    if leaderless is not None:
+        raise leaderless
     raise NoRoute(f"no replica of group {view.name} answers: {'; '.join(failures)}")
 
 
