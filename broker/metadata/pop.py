@@ -14,6 +14,7 @@ the pop before it took, committed or not.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -131,25 +132,25 @@ class PopView(Protocol):
     def drop_group(self, gid: int) -> None: ...
 
 
-class _Applies:
+class _Applies(ABC):
     """How ops change the table; the two tables differ in how they get at a queue."""
 
     __slots__ = ()
 
-    def _change(self, gid: int, key: int) -> PopQueue | None:
-        raise NotImplementedError
+    @abstractmethod
+    def _change(self, gid: int, key: int) -> PopQueue | None: ...
 
-    def _keep(self, gid: int, key: int, queue: PopQueue | None) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _keep(self, gid: int, key: int, queue: PopQueue | None) -> None: ...
 
-    def batch(self, gid: int, key: int) -> OrderedBatch | None:
-        raise NotImplementedError
+    @abstractmethod
+    def batch(self, gid: int, key: int) -> OrderedBatch | None: ...
 
-    def _keep_batch(self, gid: int, key: int, batch: OrderedBatch | None) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _keep_batch(self, gid: int, key: int, batch: OrderedBatch | None) -> None: ...
 
-    def _keep_mode(self, op: RequestMode) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _keep_mode(self, op: RequestMode) -> None: ...
 
     def apply(self, op: PopOp, offsets: OffsetsView) -> None:
         """Change the table, and the consumer offsets that follow from it. Offsets never go back here."""
