@@ -31,6 +31,12 @@ make_venv() {
   fi
 }
 
+# What pip does with a wheel it installs, for a checkout: where PYTHONDONTWRITEBYTECODE is set, every start of a node would
+# compile some 300 files (0.4 s of a core, 1.2 s for three nodes that start together). Compiles only what has changed.
+compile_sources() {
+  (cd "$1" && .venv/bin/python -m compileall -q broker raft namesrv trimq) || true
+}
+
 # The stamp holds what was installed: a changed pyproject.toml or an upgrade to "dev" installs again.
 setup_venv() {
   local want=${1:-run} root venv stamp sum
@@ -39,6 +45,7 @@ setup_venv() {
   sum="$(cksum < "$root/pyproject.toml") $root"
   if [ -x "$venv/bin/python" ] && [ -f "$stamp" ]; then
     if [ "$(cat "$stamp")" = "$sum dev" ] || [ "$(cat "$stamp")" = "$sum $want" ]; then
+      compile_sources "$root"
       return 0
     fi
   fi
@@ -57,5 +64,6 @@ setup_venv() {
   else
     (cd "$root" && "$venv/bin/python" -m pip install -qq --disable-pip-version-check --editable .) || return 1
   fi
+  compile_sources "$root"
   printf '%s\n' "$sum $want" > "$stamp"
 }
