@@ -25,13 +25,22 @@ if [ "$mode" != interop ]; then
   check mypy
   check lint-imports
 fi
-# The quick tests share no port, folder or clock, so they run side by side; the slow ones measure time, one by one.
-quick() { check python -m pytest -q -n auto --maxprocesses 4 --dist loadfile -m "not slow and not interop" "$@"; }
+# The quick tests share no port, folder or clock, so they run side by side, and so do the slow ones that only compute; the
+# other slow ones measure time, one by one. Arguments may leave one of the three with nothing to run (status 5).
+tests() {
+  local status=0
+  printf '== pytest %s\n' "$*"
+  python -m pytest -q "$@" || status=$?
+  [ $status = 0 ] || { [ $status = 5 ] && [ $narrowed = yes ]; } || exit $status
+}
+narrowed=$([ "$mode" = full ] && [ $# -gt 0 ] && echo yes || echo no)
+side_by_side=(-n auto --maxprocesses 4)
 case "$mode" in
-  quick)   quick "$@" ;;
+  quick) tests "${side_by_side[@]}" --dist loadfile -m "not slow and not interop" "$@" ;;
   full)
-    quick "$@"
-    check python -m pytest -q -m "slow and not interop" "$@" ;;
+    tests "${side_by_side[@]}" --dist loadfile -m "not slow and not interop" "$@"
+    tests "${side_by_side[@]}" --dist worksteal -m "slow and computes and not interop" "$@"
+    tests -m "slow and not computes and not interop" "$@" ;;
   interop)
     [ $# -gt 0 ] || python -m tests.interop.table --clear
     status=0

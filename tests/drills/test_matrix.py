@@ -8,7 +8,7 @@ from trio.testing import MockClock
 from broker.config import FlushDiskType, Strategy
 from tests.drills.matrix import FOLLOWED, Blow, Cell, cells, run_cell
 
-pytestmark = [pytest.mark.trio, pytest.mark.slow]
+pytestmark = [pytest.mark.trio, pytest.mark.slow, pytest.mark.computes]
 
 
 @pytest.mark.parametrize("cell", list(cells()), ids=lambda c: f"{c.strategy.value}-{c.flush.value}-{c.blow.name}")

@@ -8,7 +8,7 @@ from broker.config import Strategy
 from broker.replication.ha.rules import GroupRules
 from tests.sim.ha_world import simulate
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.computes]
 
 
 @pytest.mark.parametrize("strategy", [Strategy.SYNC, Strategy.ASYNC])

@@ -63,6 +63,7 @@ def test_a_failing_run_is_made_smaller_while_it_breaks_the_same_rule() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.computes
 @pytest.mark.timeout(300)
 def test_the_share_of_a_ci_run_breaks_nothing() -> None:
     name = os.environ.get("GITHUB_SHA") or commit_id()  # new seeds with every commit
@@ -77,6 +78,7 @@ SHOW_AT_ONCE = [
 
 
 @pytest.mark.slow
+@pytest.mark.computes
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("bug", SHOW_AT_ONCE, ids=lambda bug: bug.name)
 def test_planted_bugs_that_show_at_once_are_found(bug: Bug) -> None:

@@ -102,6 +102,7 @@ async def count_calls() -> int:
 
 @pytest.mark.trio
 @pytest.mark.slow
+@pytest.mark.computes
 async def test_every_crash_point() -> None:
     calls = await count_calls()
     assert calls > 80

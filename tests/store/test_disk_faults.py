@@ -23,6 +23,7 @@ from tests.store.test_crash_points import Story, check, count_calls, run, worklo
 
 @pytest.mark.trio
 @pytest.mark.slow
+@pytest.mark.computes
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
 async def test_an_error_at_every_call_loses_nothing(error: int, autojump_clock: trio.testing.MockClock) -> None:
     calls = await count_calls()

@@ -184,6 +184,7 @@ async def test_a_sick_log_is_no_source() -> None:
 
 @pytest.mark.trio
 @pytest.mark.slow
+@pytest.mark.computes
 async def test_the_power_goes_at_every_step() -> None:
     """Whatever is found afterwards is the old log or the new one, never a mixture, and trying again ends in the new."""
     async with source(150) as peer, open_export(peer) as export:

@@ -466,6 +466,7 @@ async def test_marks_follow_and_never_run_ahead_of_the_disk(autojump_clock: trio
 
 @pytest.mark.trio
 @pytest.mark.slow
+@pytest.mark.computes
 async def test_the_power_goes_at_every_step_of_sealing_and_snapshots() -> None:
     async def story(fs: MemoryFileSystem, told: list[Writer]) -> None:
         async with open_store(fs) as writer:

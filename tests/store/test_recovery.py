@@ -351,6 +351,7 @@ async def judge(fs: MemoryFileSystem, entries: list[Entry]) -> str:
 
 @pytest.mark.trio
 @pytest.mark.slow
+@pytest.mark.computes
 async def test_every_byte_of_a_small_log_rotten_is_noticed_or_without_effect() -> None:
     fs, entries = await made(6, clean=True, size=150)
     path = segment_path(0)
@@ -374,6 +375,7 @@ async def test_every_byte_of_a_small_log_rotten_is_noticed_or_without_effect() -
 
 @pytest.mark.trio
 @pytest.mark.slow
+@pytest.mark.computes
 async def test_every_length_of_a_small_log_is_noticed() -> None:
     fs, entries = await made(6, clean=True, size=150)
     others = {name: fs.content(name) for name in fs.paths()}
