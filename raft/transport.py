@@ -294,8 +294,11 @@ class PeerTransport:
                     return None
                 sender, groups = self._parse_hello(frame)
                 link = self._links.get(sender)
-                if link is None or not link.wanted_by:
+                if link is None:
                     raise CodecError(f"peer address {sender} is in no group's list of peers")
+                if not link.wanted_by:  # the groups shared with it have closed here, or it was removed: nothing strange
+                    log.debug("hello of a former peer; connection closed", extra={"peer": sender})
+                    return None
                 return link, reader, groups
         except BROKEN:
             return None
