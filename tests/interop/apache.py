@@ -23,7 +23,7 @@ from tests.interop.bench import SHORT_LEVELS
 from tests.interop.java_home import VERSIONS, built, command
 from trimq.errors import TrimqError
 
-_OPENED = (
+OPENED = (
     "--add-opens=java.base/java.nio=ALL-UNNAMED",
     "--add-opens=java.base/sun.nio.ch=ALL-UNNAMED",
     "--add-exports=java.base/sun.nio.ch=ALL-UNNAMED",
@@ -63,7 +63,7 @@ class Apache:
         (home / "server.conf").write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
         kind = "namesrv.NamesrvStartup" if name == "namesrv" else "broker.BrokerStartup"
         line = command(self.module, f"org.apache.rocketmq.{kind}", ["-c", home / "server.conf"], home=home, heap_mb=320)
-        line[1:1] = _OPENED
+        line[1:1] = OPENED
         with (home / "out.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
                 line,

@@ -64,12 +64,17 @@ def _home(module: str) -> Path:
     return PROJECT / module / "target"
 
 
-def command(module: str, main: str, arguments: Sequence[object], *, home: Path, heap_mb: int = 192) -> list[str]:
-    """The command line of a Java program of a module, with its log files and settings under `home`."""
+def command(
+    module: str, main: str, arguments: Sequence[object], *, home: Path, heap_mb: int = 192, fast: bool = False
+) -> list[str]:
+    """The command line of a Java program of a module, with its log files and settings under `home`.
+
+    `fast`: with Java's own choice of collector and compiler, for those who measure it (`bench/`).
+    """
     path = (_home(module) / "classpath.txt").read_text().strip()
     return [
         "java",
-        *_QUIET,
+        *(() if fast else _QUIET),
         f"-Xmx{heap_mb}m",
         f"-Duser.home={home}",
         f"-Drocketmq.home.dir={home}",
