@@ -78,7 +78,10 @@ class Election(Following):
 
     def _campaign(self, *, pre: bool, why: Campaign = Campaign.ELECTION) -> None:
         self._nonce = self._rng.getrandbits(63)
-        self._votes = {}
+        heard, self._votes = self._votes, {}
+        # Whoever let the pre-vote of this very campaign pass is not waited for again.
+        follows = self.role == Role.PRE_CANDIDATE and not pre and self.membership is not None
+        self.unheard = frozenset(self.membership.voter_ids).difference(heard) if follows else frozenset()
         self.campaign = why
         self.leader = NOBODY
         self._reset_election_timer()

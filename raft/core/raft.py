@@ -158,6 +158,9 @@ class RaftCore(Election):
     def link_down(self, node: NodeId, now_ms: int) -> None:
         """The connection to the node was reset and a reconnect refused: a hint, which PreVote keeps harmless."""
         self._advance(now_ms)
+        self.gone.add(node)
+        if self.role in (Role.PRE_CANDIDATE, Role.CANDIDATE) and self.id in self._votes:
+            self._tally()  # somebody less to wait for
         peer = self.peers.get(node)
         if peer is not None and peer.state == PeerState.REPLICATE:
             self._resume(peer)
@@ -171,6 +174,7 @@ class RaftCore(Election):
     def link_up(self, node: NodeId, now_ms: int) -> None:
         """Connected (again): what was in flight is lost, go on from what is known."""
         self._advance(now_ms)
+        self.gone.discard(node)
         peer = self.peers.get(node)
         if peer is None:
             return

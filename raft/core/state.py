@@ -115,6 +115,10 @@ class CoreState:
         """Why this replica is a candidate, while it is one."""
         self.transfer_from: NodeId = NOBODY
         """Campaign by transfer: the leader that asked for it."""
+        self.gone: set[NodeId] = set()
+        """Whose process is known to have died (its port refuses): there is no answer to wait for."""
+        self.unheard: frozenset[NodeId] = frozenset()
+        """Candidate: who let the whole pre-vote pass without an answer."""
 
         # Leading.
         self.peers: dict[NodeId, Progress] = {}

@@ -144,6 +144,16 @@ async def test_a_promoted_slave_is_the_master_for_everybody(autojump_clock: Mock
                 assert found == [b"%d" % number for number in range(31)]
 
 
+async def test_an_order_does_not_wait_for_a_master_that_is_known_to_be_dead(autojump_clock: MockClock) -> None:
+    async with open_master_slave(Strategy.SYNC) as cluster:
+        old, slave, _other = cluster.nodes
+        began = trio.current_time()
+        await old.kill()
+        await replicator(slave).promote()
+        assert cluster.leader() is slave
+        assert trio.current_time() - began < 0.4, "less than one election timeout"
+
+
 async def test_an_old_master_whose_tail_was_given_up_is_taken_back_whole(autojump_clock: MockClock) -> None:
     async with open_master_slave(Strategy.ASYNC, slaves=1) as cluster:
         old, slave = cluster.nodes

@@ -23,7 +23,7 @@ __all__ = ["Promotion", "PromotionRefused", "promote"]
 
 PROMOTION_S: Final = 2.0
 _LOOK_S: Final = 0.02
-_PAUSE_S: Final = 0.2
+_PAUSE_S: Final = 0.05
 
 
 class PromotionRefused(ReplicatorError):

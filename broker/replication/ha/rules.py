@@ -175,7 +175,11 @@ class GroupRules(Rules):
 
     def _tally(self, core: CoreState, membership: Membership, votes: Mapping[NodeId, bool], over: bool) -> Verdict:
         """Everybody who can answer is heard before a master is made: a refusal says that somebody has more, or hears
-        another master."""
+        another master.
+
+        An operator's order does not wait for a process that is known to have died, nor in the second round for who was
+        silent in the first. A master that comes back by itself does: that costs it a second, and nobody waits for it.
+        """
         if votes.get(core.id) is not True:
             return Verdict.PENDING
         if core.campaign is Campaign.FORCED:
@@ -186,7 +190,8 @@ class GroupRules(Rules):
         if any(votes.get(node) is False for node in voters):
             return Verdict.LOST
         granted = [node for node in voters if votes.get(node) is True]
-        if len(granted) < len(voters) and not over:
+        hopeless = core.gone | core.unheard if core.campaign is Campaign.ORDERED else frozenset[NodeId]()
+        if not over and any(node not in votes and node not in hopeless for node in voters):
             return Verdict.PENDING
         return Verdict.WON if self._enough(core, membership, granted) else Verdict.LOST
 

@@ -45,6 +45,8 @@ class View:
     role: Role = Role.LEADER
     campaign: Campaign = Campaign.ELECTION
     transfer_from: str = ""
+    gone: set[str] = field(default_factory=set)
+    unheard: frozenset[str] = frozenset()
     last: EntryId = field(default_factory=lambda: EntryId(20, 256, 0, 0))
     memberships: Memberships = field(default_factory=Memberships)
 
@@ -119,6 +121,17 @@ def test_a_promotion_waits_for_whoever_can_answer_and_ends_with_a_refusal() -> N
     assert vote(view, made, {"n1": True}, over=True) is Verdict.LOST
     assert vote(view, made, {"n1": True, "n2": True, "n0": False}) is Verdict.LOST
     assert vote(view, made, {"n2": True, "n0": True}, over=True) is Verdict.PENDING, "the own vote is not on the disk"
+
+
+def test_only_an_order_does_without_the_word_of_whoever_cannot_answer() -> None:
+    made, votes = rules(), {"n1": True, "n2": True}
+    for silent in ({"gone": {"n0"}}, {"unheard": frozenset({"n0"})}):
+        view = View(membership("sync"), id="n1", role=Role.CANDIDATE, **silent)  # type: ignore[arg-type]  # one of two
+        assert vote(view, made, votes) is Verdict.PENDING, "a master that comes back asks on"
+        view.campaign = Campaign.ORDERED
+        assert vote(view, made, votes) is Verdict.WON
+        assert vote(view, made, {"n1": True}) is Verdict.PENDING, "n2 lives and may refuse"
+        assert vote(view, made, {**votes, "n0": False}) is Verdict.LOST, "it lives after all"
 
 
 def test_under_async_only_all_grants_or_force_make_a_master() -> None:
