@@ -285,7 +285,7 @@ class Wiring:
             admin=self._administration(parts, clients, reach, members, polling, statistics, registration),
             admin_allow=config.admin_allow,
         )
-        leaderless = Leaderless(state, intake, replicator, forwarder)
+        leaderless = Leaderless(state, intake, replicator, forwarder, members.consumer_ids)
         leaderless.unpack(store.log.marks.values.pending)
         store.pending = leaderless.pack
         dispatcher = Dispatcher(replicator, forwarder, make_routes(processors, lanes), leaderless, calls.answered)

@@ -369,9 +369,10 @@ class PullProcessor:
     ) -> None:
         low, end = self._bounds(pull.key)
         size = sum(map(len, parts)) if parts else 0
-        suggest = 0
         if size and next_offset < end:
             suggest = self._redirect.suggest(pull.group, self._store.position_of(pull.key, next_offset))
+        else:
+            suggest = self._redirect.at_end()
         head = encode_pull_head(
             pull.opaque, pull.serialize, code, next_offset, low, end, size, suggest=suggest, remark=remark
         )

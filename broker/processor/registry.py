@@ -25,7 +25,7 @@ from broker.processor.admin.refusals import REFUSALS
 from broker.processor.lane import Lane
 from broker.processor.leaderless import Leaderless
 from broker.processor.request import Refused, Request, Typed, leader_ext
-from broker.replication.base import Busy, NotLeader, Outcome, Replicator, ReplyTo, Role, Verdict
+from broker.replication.base import Busy, NotLeader, Outcome, Replicator, ReplyTo, Role, TooFewInSync, Verdict
 from broker.replication.forward import Forwarder
 from broker.replication.requests import OutcomeUnknown
 from trimq.errors import ProtocolError
@@ -56,6 +56,15 @@ def _not_supported(code: int) -> str:
 _BUSY = Refused(
     ResponseCode.SYSTEM_BUSY, "[OVERLOAD]system busy, start flow control for a while: try again a little later"
 )
+
+
+def _busy(error: Busy, command: Command) -> Refused:
+    """Too few replicas in sync is RocketMQ's IN_SYNC_REPLICAS_NOT_ENOUGH: a bare SYSTEM_ERROR. Our producers, to which
+    that means an unknown outcome, hear what they wait and try again for."""
+    if not isinstance(error, TooFewInSync):
+        return _BUSY
+    ours = "pid" in command.ext
+    return Refused(ResponseCode.SYSTEM_BUSY if ours else ResponseCode.SYSTEM_ERROR, str(error))
 
 
 class Needs(enum.Enum):
@@ -183,8 +192,8 @@ class Dispatcher:
             answer = self._refused_frame(typed.opaque, typed.serialize, refusal)
         except NotLeader as error:
             answer = self._refused_frame(typed.opaque, typed.serialize, self.not_available(error))
-        except Busy:
-            answer = self._refused_frame(typed.opaque, typed.serialize, _BUSY)
+        except Busy as error:
+            answer = self._refused_frame(typed.opaque, typed.serialize, _busy(error, decode(frame)))
             self.busy += 1
         if answer is not None and not typed.is_oneway:
             reply.send(answer)
@@ -227,8 +236,8 @@ class Dispatcher:
             return request.answer(ResponseCode.SYSTEM_ERROR, f"bad header or body: {error}")
         except NotLeader as error:
             return self._refused(request, self.not_available(error))
-        except Busy:
-            return self._refused(request, _BUSY)
+        except Busy as error:
+            return self._refused(request, _busy(error, request.command))
         except OutcomeUnknown as error:
             return request.answer(
                 ResponseCode.SYSTEM_ERROR, "the outcome is unknown: ask again", leader_ext(error.hint)

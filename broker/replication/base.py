@@ -228,6 +228,10 @@ class Busy(ReplicatorError):
     """Too much is in flight; try again after a pause."""
 
 
+class TooFewInSync(Busy):
+    """Fewer replicas are in sync than the operator demands (minInSyncReplicas): the message says how many."""
+
+
 class TransferFailed(ReplicatorError):
     """Leadership was not handed over; this replica still leads (or somebody else was elected on their own)."""
 
@@ -375,6 +379,11 @@ class Owner(Protocol):
     @property
     def has_room(self) -> bool:
         """False while too much is uncommitted or undispatched: refuse new requests with SYSTEM_BUSY."""
+        ...
+
+    @property
+    def shortage(self) -> str:
+        """Why there is no room, when that is for want of replicas in sync; "" else."""
         ...
 
     @property

@@ -130,6 +130,8 @@ class LocalReplicator:
     def admitting(self) -> bool:
         return self._leading and not self._draining
 
+    shortage = ""
+
     @property
     def has_room(self) -> bool:
         committed = self._committed.end

@@ -185,6 +185,10 @@ class RaftReplicator:
         )
 
     @property
+    def shortage(self) -> str:
+        return "" if self._plain else self._master.shortage
+
+    @property
     def leader(self) -> LeaderHint:
         return self._hint
 

@@ -22,7 +22,19 @@ import trio
 from broker.metadata.ops import queue_of, tid_of
 from broker.metadata.state import GroupState
 from broker.replication.answers import SendAnswers, failure_frame, settle
-from broker.replication.base import NO_LEADER, OK, Busy, LeaderHint, NotLeader, Outcome, Owner, Replies, Ticket, Verdict
+from broker.replication.base import (
+    NO_LEADER,
+    OK,
+    Busy,
+    LeaderHint,
+    NotLeader,
+    Outcome,
+    Owner,
+    Replies,
+    Ticket,
+    TooFewInSync,
+    Verdict,
+)
 from broker.replication.control import CreationRules
 from broker.replication.leader_view import LeaderView, QueueEnds
 from broker.replication.offset_commits import OffsetCommits, OffsetCounters
@@ -287,6 +299,8 @@ class Terms:
         if opens and (
             batches.closed_bytes > QUEUED_BYTES_MAX or (self._owner is not None and not self._owner.has_room)
         ):
+            if self._owner is not None and self._owner.shortage:
+                raise TooFewInSync(self._owner.shortage)
             raise Busy("too much is waiting to be replicated")
         try:
             return batches.reserve(size, count)

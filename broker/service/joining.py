@@ -34,6 +34,10 @@ __all__ = ["Joining", "log_in_sync"]
 log = logging.getLogger(__name__)
 
 LOOK_S = 0.2
+LOOK_MOST_S = 2.0
+LOOK_GROWS = 1.25
+"""A replica that finds no master asks less and less often (after ten seconds every two); as often as at first once its
+links bring news."""
 LOST_S = 3.0
 """A replica that belongs to a group and knows no master for so long looks for one elsewhere."""
 SAY_S = 10.0
@@ -49,18 +53,31 @@ class Joining:
         self._client = client
         self._address = address
         self._next_word = 0.0
+        self._news = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Look for the others while there is need, until cancelled."""
         task_status.started()
         replicator = self._replicator
         lost_since = trio.current_time()
-        while True:
-            if replicator.leader.leader_id:
-                lost_since = trio.current_time()
-            elif not replicator.formed or trio.current_time() - lost_since >= LOST_S:
-                await self._look()
-            await trio.sleep(LOOK_S)
+        pause = LOOK_S
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._listen)
+            while True:
+                self._news = trio.Event()
+                if replicator.leader.leader_id:
+                    lost_since, pause = trio.current_time(), LOOK_S
+                elif not replicator.formed or trio.current_time() - lost_since >= LOST_S:
+                    await self._look()
+                    pause = min(pause * LOOK_GROWS, LOOK_MOST_S)
+                with trio.move_on_after(pause):
+                    await self._news.wait()
+                    pause = LOOK_S
+
+    async def _listen(self) -> None:
+        """A role that changes: a master may be there now, or the one there was is gone."""
+        async for _event in self._replicator.subscribe():
+            self._news.set()
 
     async def _look(self) -> None:
         config, replicator = self._config, self._replicator

@@ -79,9 +79,11 @@ class Election(Following):
     def _campaign(self, *, pre: bool, why: Campaign = Campaign.ELECTION) -> None:
         self._nonce = self._rng.getrandbits(63)
         heard, self._votes = self._votes, {}
+        self.outvoted_by = set()
         # Whoever let the pre-vote of this very campaign pass is not waited for again.
-        follows = self.role == Role.PRE_CANDIDATE and not pre and self.membership is not None
-        self.unheard = frozenset(self.membership.voter_ids).difference(heard) if follows else frozenset()
+        self.unheard = frozenset()
+        if self.role == Role.PRE_CANDIDATE and not pre and self.membership is not None:
+            self.unheard = frozenset(self.membership.voter_ids).difference(heard)
         self.campaign = why
         self.leader = NOBODY
         self._reset_election_timer()
@@ -192,6 +194,8 @@ class Election(Following):
         if self.role != wanted or reply.nonce != self._nonce or reply.sender in self._votes:
             return
         self._votes[reply.sender] = reply.granted
+        if not (reply.granted or reply.sticky):
+            self.outvoted_by.add(reply.sender)
         if reply.sticky and reply.pre:
             # Whoever heard the leader lately refuses; if the leader is dead, that passes soon. The vote may stay open
             # for long (a dead voter never answers), so the next round does not wait for its end.

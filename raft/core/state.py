@@ -110,6 +110,8 @@ class CoreState:
         # Campaigning.
         self._nonce = 0
         self._votes: dict[NodeId, bool] = {}
+        self.outvoted_by: set[NodeId] = set()
+        """Candidate: who refused for good (a newer log, its vote given away), not because it hears a leader."""
         self._resend_ms = 0
         self.campaign = Campaign.ELECTION
         """Why this replica is a candidate, while it is one."""

@@ -83,7 +83,9 @@ async def test_too_few_in_sync_are_refused_where_the_operator_wants_it(autojump_
         assert (await user.send("T", b"both")).code == ResponseCode.SUCCESS
         await cluster.nodes[1].kill()
         await until(lambda: len(in_sync(cluster)) == 1)
-        assert (await user.send("T", b"alone")).code == ResponseCode.SYSTEM_BUSY
+        refused = await user.send("T", b"alone")
+        assert refused.code == ResponseCode.SYSTEM_ERROR, "as RocketMQ does"
+        assert "in-sync replicas not enough: 1 (n0) of minInSyncReplicas 2" in refused.remark
         await cluster.nodes[1].start()
         await until(lambda: len(in_sync(cluster)) == 2)
         assert (await user.send("T", b"again")).code == ResponseCode.SUCCESS
@@ -108,6 +110,7 @@ async def test_slaves_serve_reads_and_keep_offsets_while_the_master_is_down_and_
             assert refused.code == ResponseCode.SERVICE_NOT_AVAILABLE, "a slave takes no messages"
             told = await user.ask(RequestCode.QUERY_CONSUMER_OFFSET, dict(query))
             assert (told.ext["offset"], told.ext["provisional"]) == ("5", "1")
+            assert (await user.pull("T", 0, 5, count=1)).ext["suggestWhichBrokerId"] == "1", "nobody else is there"
             found = [m.body for m in await drained(user, "T", 0, 20, start=5)]
             assert found == [b"%d" % number for number in range(5, 20)]
             update = UpdateOffsetHeader(consumer_group="g", topic="T", queue_id=0, commit_offset=20).to_ext()

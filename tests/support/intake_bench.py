@@ -142,6 +142,7 @@ class Keys:
 class Owner:
     def __init__(self) -> None:
         self.has_room = True
+        self.shortage = ""
         self.wakes = 0
         self.leader = LeaderHint("n1", "10.0.0.2:10911", 2)
 

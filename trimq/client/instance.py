@@ -319,7 +319,7 @@ def refusal(answer: Command, addr: str) -> TrimqError:
     remark = answer.remark or "no reason given"
     match answer.code:
         case ResponseCode.SYSTEM_BUSY | ResponseCode.FLOW_CONTROL:
-            return Busy(f"{addr} is overloaded: {remark}", retry_after=0.2)
+            return Busy(f"{addr} asks to wait: {remark}", retry_after=0.2)
         case ResponseCode.NO_PERMISSION:
             return Denied(f"{addr} refuses: {remark}")
         case ResponseCode.TOPIC_NOT_EXIST:

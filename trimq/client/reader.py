@@ -4,7 +4,8 @@ One task per assigned queue. It reads ahead only as far as its consumer allows (
 back the reads and memory stays bounded. Held pulls return at once when a message comes; there is no polling interval.
 
 Reads go to the leader first, because it alone can hold a pull at the end of a queue and answer "nothing". When it
-does not answer, any other replica serves what is committed; that is how reading goes on through a failover.
+does not answer, any other replica serves what is committed; that is how reading goes on through a failover. Each answer
+says whom to ask next (`suggestWhichBrokerId`): a slave for what is old, the slave itself while there is no master.
 """
 
 from __future__ import annotations
@@ -159,6 +160,8 @@ class Reader:
         """How long it took."""
         self._replica = 0
         """Index into the group's addresses; 0 is the leader."""
+        self._suggested = LEADER_ID
+        """The broker id that the last answer named."""
         self._reading: anyio.CancelScope | None = None
         self._waiting: anyio.Event | None = None
 
@@ -219,11 +222,13 @@ class Reader:
                 except Disconnected as error:
                     log.debug("pull failed, trying another replica", extra={"queue": str(self.queue), "error": error})
                     self._replica += 1
+                    self._suggested = LEADER_ID
                     await anyio.sleep(backoff.next_s())
                     await self._instance.routes.find_leader(self.queue.group)
                 except TrimqError as error:
                     log.info("pull refused", extra={"queue": str(self.queue), "error": error})
                     self._replica = 0
+                    self._suggested = LEADER_ID
                     await anyio.sleep(backoff.next_s())
 
     async def _wait_for_room(self) -> None:
@@ -248,7 +253,8 @@ class Reader:
             await anyio.sleep(QUIET_S)
 
     def _take(self, pulled: Pulled, offset: int) -> None:
-        if pulled.suggested_id == LEADER_ID:
+        self._suggested = pulled.suggested_id
+        if self._suggested == LEADER_ID:
             self._replica = 0
         if pulled.code == ResponseCode.PULL_OFFSET_MOVED:
             log.warning(
@@ -268,6 +274,9 @@ class Reader:
 
     def _address(self) -> str:
         view = self._instance.routes.group(self.queue.group)
+        suggested = view.addresses.get(self._suggested) if self._suggested != LEADER_ID else None
+        if suggested is not None:
+            return suggested
         addresses = view.targets(replicas=True)
         if not addresses:
             raise Disconnected(f"no address of {self.queue.group} is known")

@@ -145,12 +145,11 @@ class Drill:
         )
 
     async def _promote(self, asker: RemotingClient, group: str, down: tuple[str, ...]) -> None:
-        """What an operator does: ask the slaves one after the other until one is the master (`async`: by force)."""
+        """What an operator does: make the slave with the longest log the master, or try the next (`async`: by force)."""
         slaves = [node for node in self.cluster.nodes if node not in down]
         force = self.cluster.strategy == "async"
-        if force:  # of two slaves the one with the longer log, since nobody else will say so
-            told = (await status.ask(asker, self.cluster))[group].replicas
-            slaves.sort(key=lambda node: -int(told[node].get("lastPosition", 0)))
+        told = (await status.ask(asker, self.cluster))[group].replicas
+        slaves.sort(key=lambda node: -int(told[node].get("lastPosition", 0)))
         while True:
             for node in slaves:
                 header = PromoteMasterHeader(group=group, node=node, force=force)

@@ -57,6 +57,17 @@ class Master:
         """Are at least `minInSyncReplicas` in sync?"""
         return not self._refusing
 
+    @property
+    def shortage(self) -> str:
+        """What is missing, in words; "" while messages are taken."""
+        if self.takes:
+            return ""
+        members = self.in_sync
+        return (
+            f"in-sync replicas not enough: {len(members)} ({', '.join(members)}) of minInSyncReplicas"
+            f" {self._config.least}, nothing was stored: bring slaves back, or lower minInSyncReplicas"
+        )
+
     def begin(self, group: RaftGroup, core: RaftCore, now: float) -> None:
         """This replica leads."""
         self._in_sync = InSync(core.id, self._slaves(group, core), now)

@@ -63,7 +63,7 @@ async def promote(group: RaftGroup, rules: GroupRules, *, force: bool) -> Promot
         votes = await _ask(group, core, force)
         if core.role is Role.LEADER:
             return _report(core, votes, force)
-        refused = any(granted is False for granted in votes.values())
+        refused = any(granted is False for granted in votes.values()) and not core.outvoted_by
         if not refused or core is not group.core or trio.current_time() > deadline:
             raise PromotionRefused(_missing(core, votes))
         await trio.sleep(_PAUSE_S)  # whoever heard the old master a moment ago refuses, but not for long

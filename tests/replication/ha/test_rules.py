@@ -126,7 +126,7 @@ def test_a_promotion_waits_for_whoever_can_answer_and_ends_with_a_refusal() -> N
 def test_only_an_order_does_without_the_word_of_whoever_cannot_answer() -> None:
     made, votes = rules(), {"n1": True, "n2": True}
     for silent in ({"gone": {"n0"}}, {"unheard": frozenset({"n0"})}):
-        view = View(membership("sync"), id="n1", role=Role.CANDIDATE, **silent)  # type: ignore[arg-type]  # one of two
+        view = View(membership("sync"), id="n1", role=Role.CANDIDATE, **silent)
         assert vote(view, made, votes) is Verdict.PENDING, "a master that comes back asks on"
         view.campaign = Campaign.ORDERED
         assert vote(view, made, votes) is Verdict.WON
