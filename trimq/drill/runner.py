@@ -145,7 +145,7 @@ class Drill:
         )
 
     async def _promote(self, asker: RemotingClient, group: str, down: tuple[str, ...]) -> None:
-        """What an operator does: make the slave with the longest log the master, or try the next (`async`: by force)."""
+        """What an operator does: the slave with the longest log is made master, else the next (`async`: forced)."""
         slaves = [node for node in self.cluster.nodes if node not in down]
         force = self.cluster.strategy == "async"
         told = (await status.ask(asker, self.cluster))[group].replicas
