@@ -1,7 +1,9 @@
 """Flush × replication × fault: what is promised of acknowledged messages, and what was observed.
 
 `python -m tests.drills.matrix` runs every cell and prints the table of docs/operations.md. A cell is a master and a
-slave as whole brokers, on disks whose unsynced bytes can be taken away and a network that can be cut:
+slave as whole brokers, on disks whose unsynced bytes can be taken away and a network that can be cut. With `--processes
+DIR` the cells that need no power cut (kill -9 of the master; its folder deleted as well) are run again by processes on
+this machine, their slave killed where the link would be cut.
 
 1. 60 messages while the slave follows, then 20 while the link to it is cut; only code 0 counts as acknowledged.
 2. The fault. Whatever was not synced goes with a power cut, everything with a machine.
@@ -12,18 +14,29 @@ slave as whole brokers, on disks whose unsynced bytes can be taken away and a ne
 
 from __future__ import annotations
 
+import argparse
+import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 
 import trio
 import trio.testing
 
+import trimq
 from broker.config import FlushDiskType, Strategy
 from broker.replication.ha.promotion import PromotionRefused
 from broker.replication.raft_group import RaftReplicator
 from tests.broker.cluster import Cluster, in_sync, open_master_slave, until
 from tests.broker.support import drained, open_user
+from tests.drills import slaves
+from tests.drills.support import quiet
+from trimq.remoting.client import RemotingClient, open_remoting_client
+from trimq.remoting.system import AnyioNetwork
+from trimq.testing import status
+from trimq.testing.local_cluster import LocalCluster
 from trimq.wire.codes import ResponseCode
 
 FOLLOWED = 60
@@ -147,6 +160,41 @@ async def _strike_and_mend(cluster: Cluster, blow: Blow) -> list[str]:
     return ["slave promoted"]
 
 
+async def run_cell_by_processes(cell: Cell, cluster: LocalCluster) -> Observed:
+    """One cell, on this machine: `cluster` is ready and has a master on n0 and a slave on n1."""
+    (group,) = cluster.groups
+    async with trimq.connect(cluster.namesrv_address) as client, open_remoting_client(AnyioNetwork()) as asker:
+        (queue,) = await slaves.make_topic(client, cluster, 1)
+        acked = await slaves.send(client, queue, [b"%d" % number for number in range(FOLLOWED)])
+        cluster.kill("n1")
+        await trio.sleep(1)
+        acked += await slaves.send(client, queue, [b"%d" % n for n in range(FOLLOWED, FOLLOWED + CUT_OFF)])
+        cluster.kill("n0")
+        if cell.blow is Blow.MACHINE:
+            shutil.rmtree(cluster.store_path("n0", group))
+        cluster.start()
+        await slaves.formed(asker, cluster, "n1")
+        steps = await _mend_processes(asker, cluster)
+        await slaves.whole(asker, cluster)
+        await quiet(asker, cluster, group)
+        readings = [await slaves.read_through(client, cluster, node, queue) for node in cluster.nodes]
+    assert readings[0] == readings[1], "the replicas differ"
+    return Observed(len(acked), len(set(acked) - set(readings[0])), tuple(steps))
+
+
+async def _mend_processes(asker: RemotingClient, cluster: LocalCluster) -> list[str]:
+    with trio.move_on_after(6):
+        while True:
+            if (await status.ask(asker, cluster))[cluster.groups[0]].leader is not None:
+                return ["the master went on"]
+            await trio.sleep(0.1)
+    if not await slaves.promote(asker, cluster, "n1"):
+        return ["slave promoted"]
+    refusal = await slaves.promote(asker, cluster, "n1", force=True)
+    assert not refusal, refusal
+    return ["slave promoted by force"]
+
+
 def table(results: dict[Cell, Observed]) -> str:
     """Markdown."""
     lines = ["| replication | flush | fault | promised | observed |", "|---|---|---|---|---|"]
@@ -158,10 +206,21 @@ def table(results: dict[Cell, Observed]) -> str:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="tests.drills.matrix")
+    parser.add_argument("--processes", type=Path, metavar="DIR", help="on real processes, whose files go there")
+    folder = parser.parse_args().processes
     results: dict[Cell, Observed] = {}
-    for cell in cells():
-        results[cell] = trio.run(run_cell, cell, clock=trio.testing.MockClock(autojump_threshold=0))
+    for number, cell in enumerate(cells()):
+        if folder is None:
+            results[cell] = trio.run(run_cell, cell, clock=trio.testing.MockClock(autojump_threshold=0))
+        elif cell.blow in (Blow.CRASH, Blow.MACHINE):
+            flush = "sync" if cell.flush is FlushDiskType.SYNC_FLUSH else "async"
+            place = folder / str(number)
+            with slaves.master_and_slaves(place, cell.strategy.value, nodes=2, flush=flush) as cluster:
+                results[cell] = trio.run(run_cell_by_processes, cell, cluster)
+            print(f"{cell.strategy.value} {cell.flush.value} {cell.blow.value}: {results[cell]}", flush=True)
     print(table(results))
+    sys.exit(any(seen.lost and not cell.may_lose for cell, seen in results.items()))
 
 
 if __name__ == "__main__":
