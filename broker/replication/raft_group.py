@@ -66,7 +66,7 @@ from raft.core.ready import InstallNeeded, RoleChange
 from raft.core.types import EntryId as CoreEntryId
 from raft.core.types import Member, Membership, StorageFault
 from raft.core.types import Role as CoreRole
-from raft.group import GroupSettings, RaftGroup
+from raft.group import GroupSettings, RaftGroup, WrongStore
 from raft.hard_state import HardStateFile
 from raft.node import RaftNode
 
@@ -79,6 +79,7 @@ __all__ = ["GroupConfig", "Peer", "RaftReplicator"]
 
 log = logging.getLogger(__name__)
 
+LOCAL = "local"
 HARD_STATE_PATH = "hard-state"
 UNCOMMITTED_MAX_BYTES = 16 << 20
 UNDISPATCHED_MAX_BYTES = 8 << 20
@@ -330,6 +331,11 @@ class RaftReplicator:
             committed=lambda: self._store.dispatched,
             sync=self._wants_sync,
         )
+        if storage.strategy == LOCAL:
+            raise WrongStore(
+                f"this store was formed with replicationStrategy=local and cannot be moved to {config.strategy}"
+                " in place: start it with that key again, and see docs/operations.md, section 8"
+            )
         hard = await HardStateFile.open(self._fs, HARD_STATE_PATH, store_empty=not self._log.formed)
         self.rules.trusted = await nothing_lost(self._log, self._fs, config.boot_id)
         try:

@@ -153,6 +153,12 @@ class RaftStorage:
             health=health,
         )
 
+    @property
+    def strategy(self) -> str:
+        """What the newest membership entry says; "" while there is none."""
+        detail = decode_membership(self._notes[-1].payload).detail if self._notes else None
+        return detail.strategy if isinstance(detail, GroupDetail) else ""
+
     async def form(self, lineage: int, membership: Membership, first: Sequence[EntryLike] | None) -> None:
         entry = cast("Entry", first[0]) if first else first_entry(lineage, membership, self._detail, self._wall_ms())
         detail = decode_membership(entry.control).detail

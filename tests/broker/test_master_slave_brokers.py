@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import trio
 from trio.testing import MockClock
 
-from broker.config import Strategy
+from broker.config import BrokerConfig, Strategy
 from broker.replication.raft_group import RaftReplicator
 from namesrv.config import NamesrvConfig
 from namesrv.server import serve_namesrv
-from tests.broker.cluster import NAMESRV, Cluster, Node, in_sync, open_master_slave, until
+from tests.broker.cluster import NAMESRV, Cluster, Node, in_sync, open_master_slave, slave_config, until
 from tests.broker.support import World, drained, messages, open_user
 from trimq.wire.body.route import ClusterInfo
 from trimq.wire.codes import RequestCode, ResponseCode
+from trimq.wire.headers.group import SetStrategyHeader
 from trimq.wire.headers.offset import QueryOffsetHeader, UpdateOffsetHeader
 
 pytestmark = pytest.mark.trio
@@ -282,3 +285,36 @@ async def test_a_consumer_far_behind_is_sent_to_a_slave_and_back(autojump_clock:
             assert (await user.pull("T", 0, 0, count=1)).ext["suggestWhichBrokerId"] == "1"
             assert (await user.pull("T", 0, 18, count=1)).ext["suggestWhichBrokerId"] == "0"
             assert (await user.pull("T", 0, 19, count=1)).ext["suggestWhichBrokerId"] == "0"
+
+
+class Moving(Cluster):
+    """One node, whose file says something else later."""
+
+    wanted = Strategy.LOCAL
+
+    def config(self, number: int, group: int) -> BrokerConfig:
+        plain = slave_config(number, group, strategy=Strategy.ASYNC, namesrv=(), admin_allow=("10.0.9.1",))
+        return dataclasses.replace(plain, strategy=self.wanted)
+
+
+async def test_a_local_store_is_refused_by_the_other_strategies_in_words(autojump_clock: MockClock) -> None:
+    world = World()
+    async with trio.open_nursery() as nursery:
+        cluster = Moving(world, nursery, 1, {}, Strategy.ASYNC, 1)
+        (node,) = cluster.nodes
+        await node.start()
+        async with open_user(world, node.replica().address) as user:
+            assert (await user.send("T", b"kept")).code == ResponseCode.SUCCESS
+            header = SetStrategyHeader(group="broker-a", strategy="sync").to_ext()
+            refused = await user.ask(RequestCode.SET_GROUP_STRATEGY, header)
+            assert "replicationStrategy=local" in refused.remark
+        await node.stop()
+        cluster.wanted = Strategy.ASYNC
+        with pytest.raises(BaseException) as caught:
+            await node.start()
+        assert "cannot be moved to async in place" in repr(caught.value)
+        cluster.wanted = Strategy.LOCAL
+        await node.start()
+        async with open_user(world, node.replica().address) as user:
+            assert [m.body for m in messages(await user.pull("T", 0, 0))] == [b"kept"]
+        await node.stop()

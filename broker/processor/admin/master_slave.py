@@ -82,5 +82,9 @@ class MasterSlaveAdmin:
                 f"group {group!r} is not served here: this address serves {self._config.broker_name}",
             )
         if not isinstance(self._replicator, RaftReplicator):
-            raise Refused(ResponseCode.ILLEGAL_OPERATION, f"{group} is a group of one replica (local)")
+            raise Refused(
+                ResponseCode.ILLEGAL_OPERATION,
+                f"{group} is a group of one replica (replicationStrategy=local) and cannot be moved:"
+                " found a group under another brokerName and let this one run dry (brokerPermission=4)",
+            )
         return self._replicator
