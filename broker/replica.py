@@ -143,7 +143,7 @@ async def open_replica(
         address = f"{_host(config)}:{port}"
         state = GroupState(window_ms=config.duplicate_window_s * 1000)
         async with (
-            open_message_store(fs, env.clock, store_config(config), state) as store,
+            open_message_store(fs, env.clock, store_config(config, env.boot_id), state) as store,
             open_remoting_client(env.network) as client,
         ):
             intake = make_intake(config, env, state, store, address)

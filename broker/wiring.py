@@ -93,12 +93,13 @@ Service = Callable[..., Awaitable[None]]
 GUARD_S = 1.0
 
 
-def store_config(config: BrokerConfig) -> StoreConfig:
+def store_config(config: BrokerConfig, boot_id: str = "") -> StoreConfig:
     """The store's part of the configuration."""
     return StoreConfig(
         retention=retention_rules(config),
         cluster=config.cluster_name,
         group=config.broker_name,
+        boot_id=boot_id,
     )
 
 

@@ -103,6 +103,8 @@ class Repairer:
         self._peers = peers
         self._send = send
         self._open = _Question(0)
+        self.all_known = True
+        """In the last `run`: behind every hole there was a good entry that what was fetched had to join."""
 
     def told(self, fields: Sequence[Any], body: memoryview) -> None:
         """A peer answers. Raises CodecError."""
@@ -115,12 +117,14 @@ class Repairer:
 
     async def run(self) -> bool:
         """Mend until the log is whole. False: only an installation helps. Raises OSError when the disk does not."""
+        self.all_known = True
         while True:
             damage = self._storage.damage
             if damage is None:
                 return True
             if damage.needs_install:
                 return False
+            self.all_known = self.all_known and damage.next_index > 0
             entries = await self._fetch(damage)
             if not entries:
                 await trio.sleep(PAUSE_S)

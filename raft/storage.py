@@ -61,6 +61,15 @@ class LogStorage(LogView, Protocol):
         """The log's own note that a tail may be missing which was acknowledged."""
         ...
 
+    async def note_suspect(self) -> None:
+        """Remember durably that acknowledged entries may be missing, until `clear_suspect`. Raises OSError."""
+        ...
+
+    @property
+    def tail_cut(self) -> bool:
+        """When the log was read last (at its opening, or after a mending), bytes at its end were cut off."""
+        ...
+
     async def clear_suspect(self) -> None:
         """The core trusts the log again, and its hard state says so. Raises OSError."""
         ...

@@ -112,7 +112,12 @@ class Mending:
 
     async def _mend(self) -> None:
         log.warning("log damaged; asking peers", extra=self._labels)
+        suspect_before = self._storage.suspect or self._hard.state.suspect
+        held = self._end_in_memory()
+        await self._storage.note_suspect()  # first of all: a recovery after this might take rot for a torn write
         if await self._repairer.run():
+            if not suspect_before and self._is_what_it_was(held):
+                await self._storage.clear_suspect()
             if self._store.failure is not None:
                 raise ReopenPlanned("the log was mended; what read it before is opened anew")
             self._group.resume()
@@ -122,6 +127,21 @@ class Mending:
             if await self._installer.install(self._group.members.connected_ids):
                 raise ReopenPlanned("installed from a peer; the store is opened anew")
             await trio.sleep(RETRY_S)
+
+    def _end_in_memory(self) -> EntryId | None:
+        """Where the log ended before it was damaged; None when that was found at the start and nobody can know."""
+        damage, last = self._storage.damage, self._storage.last
+        return EntryId.of(last) if damage is not None and damage.first_index <= last.index else None
+
+    def _is_what_it_was(self, held: EntryId | None) -> bool:
+        """Does the mended log hold again all that it ever did? Else a leader has to say so (raft/core/following.py).
+
+        Without an end from memory the chain tells: every hole had a good entry behind it, and nothing was cut off.
+        """
+        if held is None:
+            return self._repairer.all_known and not self._storage.tail_cut
+        own = self._storage.entry_id(held.index)
+        return own is not None and EntryId.of(own) == held
 
     async def _take_offer(self) -> None:
         installer = self._installer

@@ -58,6 +58,7 @@ from broker.replication.raft_storage import open_raft_storage
 from broker.replication.roles import RoleBoard
 from broker.replication.store_view import ReplicatedStore
 from broker.replication.tickets import TicketTable
+from broker.replication.trusting import trust_log
 from broker.store.entry import EntryId
 from broker.store.errors import LogUnusable
 from raft.core import RaftCore
@@ -600,6 +601,12 @@ class RaftReplicator:
     async def promote(self, *, force: bool = False) -> Promotion:
         """Make this replica the master by an operator's word. Raises PromotionRefused."""
         return await promote(self._check_alive(), self.rules, force=force)
+
+    async def trust_log(self, *, accept_loss: bool) -> str:
+        """An operator takes this suspect replica's log as it is; returns what may be lost. Raises TrustRefused."""
+        lost = await trust_log(self._check_alive(), accept_loss=accept_loss)
+        log.warning("the log is trusted by an operator's word", extra={"group": self.config.group, "may_lose": lost})
+        return lost
 
     def admit_slave(self, member: Member) -> str:
         """A slave asks to join. Master only; returns the peer address to follow. Raises NotLeader, JoinRefused."""

@@ -135,6 +135,13 @@ class RaftStorage:
     def suspect(self) -> bool:
         return self._log.suspect
 
+    @property
+    def tail_cut(self) -> bool:
+        return self._log.tail_cut
+
+    async def note_suspect(self) -> None:
+        await self._log.note_suspect()
+
     async def clear_suspect(self) -> None:
         await self._log.clear_suspect()
 

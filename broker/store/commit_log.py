@@ -32,6 +32,7 @@ from typing import Final
 
 import trio
 
+from .boot import same_boot
 from .entry import ENTRY_MAX_BYTES, START, Entry, EntryId, fits
 from .errors import LogMismatch, LogUnusable, NoSpace
 from .fs import FileSystem
@@ -322,11 +323,13 @@ async def open_commit_log(
     cold_bytes: int = COLD_BYTES,
     strip_bytes: int = STRIP_BYTES,
     clean_on_exit: bool = True,
+    boot_id: str = "",
 ) -> AsyncIterator[CommitLog]:
     """Recover the log and keep its files for as long as the block runs.
 
     `verdict` says what was found. A damaged log opens too (its good prefix can be read, and repaired); only files of
     another lineage or a newer format raise `StoreRefused`. Left without an error, the log is marked clean.
+    `boot_id` names this life of the machine; empty: not known.
     """
     await fs.mkdir(LOG_DIR)
     await fs.mkdir(SIDE_DIR)
@@ -335,7 +338,8 @@ async def open_commit_log(
     self = CommitLog(fs, marks, recent_bytes=recent_bytes, cold_bytes=cold_bytes, strip_bytes=strip_bytes)
     try:
         lost = marks.lost or (marks.fresh and any(len(name) == 20 for name in await fs.listdir(LOG_DIR)))
-        found = await recover(fs, marks.values, marks_lost=lost)
+        self.machine_stayed_up = stayed_up = await same_boot(fs, boot_id)
+        found = await recover(fs, marks.values, marks_lost=lost, machine_stayed_up=stayed_up)
         await self._adopt(found)
         if self.verdict not in (Verdict.NORMAL, Verdict.UNFORMED):
             log.warning("log recovered", extra={"verdict": self.verdict.value, "detail": self.detail})

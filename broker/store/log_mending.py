@@ -38,6 +38,10 @@ class MendingLog(LogReader):
         self.detail = ""
         self.hint = 0
         """Largest commit hint or mark found by recovery: entries up to here are committed."""
+        self.machine_stayed_up = False
+        """Since the log was written to before it was opened; False: not known."""
+        self.tail_cut = False
+        """When the log was read last, bytes at its end were cut off: torn, or suspect."""
         self._busy = False
         self._withdrawn = False
         self._lineage_marked = False
@@ -117,7 +121,9 @@ class MendingLog(LogReader):
         """Read everything anew and swap it in."""
         self._files.prepared = None  # the sweep removes the file
         await self._files.aclose()
-        found = await recover(self._fs, self.marks.values, marks_lost=self.marks.lost)
+        found = await recover(
+            self._fs, self.marks.values, marks_lost=self.marks.lost, machine_stayed_up=self.machine_stayed_up
+        )
         self.generation += 1
         self._recent.clear()
         self._cold.clear()
@@ -126,7 +132,7 @@ class MendingLog(LogReader):
 
     async def _adopt(self, found: Recovered) -> None:
         """Carry out what recovery found: mend, cut, rewrite, sync."""
-        self.verdict, self.detail = found.verdict, found.detail
+        self.verdict, self.detail, self.tail_cut = found.verdict, found.detail, found.cut
         self.terms, self.last = found.terms, found.last
         self.hint = min(max(found.hint, self.marks.values.floor.index), found.last.index)
         self._segments[:] = found.segments
@@ -195,6 +201,13 @@ class MendingLog(LogReader):
         """What belongs to this log is gone and no entry can mend it (the state before its first entry): install."""
         damage = Damage(self.first_index, self.first_position, self.base, needs_install=True, detail=detail)
         self._set_fault(LogFault("damaged", detail, damage))
+
+    async def note_suspect(self) -> None:
+        """Damage was found: acknowledged entries may be missing, whatever a recovery after this makes of the bytes.
+
+        Durable when it returns. Raises `OSError`.
+        """
+        await self.marks.put(suspect=True)
 
     async def clear_suspect(self) -> None:
         """The replica has caught up with a leader elected without it: what was cut off has been made good."""

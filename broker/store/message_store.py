@@ -65,6 +65,8 @@ class StoreConfig:
     """Whose store it has to be; empty: not compared."""
     scrub_bytes_per_s: int = SCRUB_BYTES_PER_S
     """Pace at which old segments are read again to find rot."""
+    boot_id: str = ""
+    """This life of the machine; empty: not known."""
 
 
 class MessageStore:
@@ -440,7 +442,11 @@ async def open_message_store(
     if await finish_install(fs):
         log.warning("the log was installed from a peer")
     async with open_commit_log(
-        fs, recent_bytes=config.recent_bytes, cold_bytes=config.cold_bytes, strip_bytes=config.strip_bytes
+        fs,
+        recent_bytes=config.recent_bytes,
+        cold_bytes=config.cold_bytes,
+        strip_bytes=config.strip_bytes,
+        boot_id=config.boot_id,
     ) as commit_log:
         store = MessageStore(fs, clock, config, commit_log, machine)
         if commit_log.verdict is not Verdict.DAMAGED or commit_log.formed:

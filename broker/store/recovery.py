@@ -18,6 +18,11 @@ below the marks' floor, or at or below a commit hint of any valid record; or a v
 group (8 MiB) behind it. A valid record closer than that proves nothing: the sectors of one unsynced group reach the
 disk in any order, and calling that damage would stop a whole cluster after a power cut.
 
+**While the machine stays up** (a process that was killed) nothing that was written is lost, so a torn write can only be
+the *beginning* of a record with zeros behind it. Zeros in the middle are content then, and what is bad is rot: SUSPECT.
+After a power cut the sectors of a write arrive in any order, and a rotten record with a sector of zeros in it that was
+acknowledged within the last second (the age of the floor) cannot be told from a torn one.
+
 `recover` only reads. What it found is carried out by `commit_log.py`, in this order: the suspect mark is durable before
 anything is cut; the cut is durable before anything is written; everything above the floor is written once more and
 synced, because after a failed sync the page cache shows bytes that the disk does not have.
@@ -34,7 +39,7 @@ from .entry import ENTRY_MAX_BYTES, START, EntryId
 from .errors import StoreRefused
 from .fs import FileSystem, read_whole
 from .marks import MarkValues
-from .scan import Beyond, Walk, look_beyond, walk
+from .scan import Beyond, Walk, is_prefix, look_beyond, walk
 from .segment import HEADER_BLOCK_BYTES, LOG_DIR, Segment, SegmentHeader, segment_base, segment_path
 from .side_file import side_path, unpack_side
 from .term_table import TermTable
@@ -111,8 +116,13 @@ def classify(
     return Verdict.SUSPECT, f"the entry at {last.end} is bad, and its bytes do not look like a torn write"
 
 
-async def recover(fs: FileSystem, marks: MarkValues, *, marks_lost: bool = False) -> Recovered:
-    """Read the log. Raises `StoreRefused` (a newer format) and `OSError`; changes nothing."""
+async def recover(
+    fs: FileSystem, marks: MarkValues, *, marks_lost: bool = False, machine_stayed_up: bool = False
+) -> Recovered:
+    """Read the log; `machine_stayed_up` since the last write to it (False: not known).
+
+    Raises `StoreRefused` (a newer format) and `OSError`; changes nothing.
+    """
     names = await fs.listdir(LOG_DIR)
     bases = [base for name in names if (base := segment_base(name)) is not None]
     unused = [f"{LOG_DIR}/{name}" for name in names if name.endswith(".new")]
@@ -132,7 +142,7 @@ async def recover(fs: FileSystem, marks: MarkValues, *, marks_lost: bool = False
         )
     found = Recovered(Verdict.CRASH, terms=TermTable(first.base_index - 1, first.prev_term), last=first.prev)
     found.unused = unused
-    await _Reader(fs, marks, bases, blocks, found, first).run()
+    await _Reader(fs, marks, bases, blocks, found, first, machine_stayed_up).run()
     if found.verdict is not Verdict.DAMAGED:
         _check_marks(found, marks)
     if found.verdict is not Verdict.DAMAGED:
@@ -186,7 +196,9 @@ class _Reader:
         blocks: list[tuple[SegmentHeader | None, bool]],
         found: Recovered,
         first: SegmentHeader,
+        machine_stayed_up: bool,
     ) -> None:
+        self._stayed_up = machine_stayed_up
         self._fs = fs
         self._marks = marks
         self._bases = bases
@@ -298,7 +310,7 @@ class _Reader:
         verdict, detail = classify(
             last=found.last,
             beyond=beyond,
-            partial=result.bad.partial,
+            partial=is_prefix(result.bad, beyond) if self._stayed_up else result.bad.partial,
             marks=self._marks,
             later_segment=follower is not None,
         )

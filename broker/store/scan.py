@@ -30,6 +30,8 @@ class Bad:
     reason: str
     partial: bool
     """The bytes look like a write that arrived in part: an all-zero sector in it, or the file ends."""
+    size: int = HEADER_BYTES
+    """Of the record, as far as its header can be believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class Beyond:
     last: EntryHeader | None
     hint: int
     """Largest commit hint among such headers."""
+    data_end: int = 0
+    """Behind the last byte that is not zero, relative like `file_end`; 0 when there is none."""
 
 
 class _Window:
@@ -97,7 +101,7 @@ async def walk(file: File, header: SegmentHeader, terms: TermTable, *, bodies_fr
             start = await window.need(at, h.size)
             body = memoryview(window.data)[start + HEADER_BYTES : start + h.size]
             if len(body) < h.body_length or crc32(body) != h.body_crc:
-                return Walk(segment, last, hint, Bad(at, "body checksum", _partial(window, at, h.size)))
+                return Walk(segment, last, hint, Bad(at, "body checksum", _partial(window, at, h.size), h.size))
         offsets.append(at)
         crcs.append(h.crc)
         terms.note(h.index, h.term, h.position)
@@ -137,15 +141,26 @@ def _partial(window: _Window, at: int, size: int) -> bool:
     return False
 
 
+def is_prefix(bad: Bad, beyond: Beyond) -> bool:
+    """Whether a record looks like a write that stopped half-way: what has arrived is its beginning, by whole sectors.
+
+    A write that a dying process leaves behind can look no other way as long as the machine stays up.
+    """
+    place = HEADER_BLOCK_BYTES + beyond.data_end
+    stopped = place + -place % SECTOR_BYTES - HEADER_BLOCK_BYTES
+    return min(stopped, beyond.file_end) < bad.offset + bad.size
+
+
 async def look_beyond(file: File, header: SegmentHeader, offset: int) -> Beyond:
     """Scan from `offset` to the end of the file, for anything but zeros and for valid headers behind `offset`."""
-    zero, hint, at = True, 0, offset
+    zero, hint, at, data_end = True, 0, offset, 0
     first: EntryHeader | None = None
     last: EntryHeader | None = None
     carry = b""
     while True:
         chunk = await file.pread(HEADER_BLOCK_BYTES + at, CHUNK_BYTES)
-        zero = zero and chunk == bytes(len(chunk))
+        if chunk != bytes(len(chunk)):
+            zero, data_end = False, at + len(chunk.rstrip(b"\0"))
         if not zero:
             data = carry + chunk
             data_at = at - len(carry)
@@ -161,7 +176,7 @@ async def look_beyond(file: File, header: SegmentHeader, offset: int) -> Beyond:
             carry = data[-(HEADER_BYTES - 1) :]
         at += len(chunk)
         if len(chunk) < CHUNK_BYTES:
-            return Beyond(zero, at, first, last, hint)
+            return Beyond(zero, at, first, last, hint, data_end)
 
 
 def _header_at(data: bytes, found: int, header: SegmentHeader, place: int) -> EntryHeader | None:

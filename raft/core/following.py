@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from raft.core.errors import InvariantBroken
+from raft.core.errors import InvariantBroken, Refused
 from raft.core.leadership import Leadership
 from raft.core.log import check_chain
 from raft.core.messages import AppendReply, AppendRequest, Beat, BeatReply
@@ -153,6 +153,21 @@ class Following(Leadership):
         if self.log.term_at(self._clear_at) != self.term:
             self._clear_at = -1  # a commit of an older term proves nothing: wait for the next one
             return
+        self._trust()
+
+    def trust_by_order(self, now_ms: int) -> None:
+        """An operator takes this suspect replica's log as it is: whatever it lacks, the group may elect without.
+
+        Raises Refused where that is not needed.
+        """
+        self._advance(now_ms)
+        if self.health != Health.SUSPECT:
+            raise Refused(f"the log of {self.id} is {self.health.name.lower()}, not suspect")
+        if self._hears_leader:
+            raise Refused(f"{self.leader} leads, and makes the log of {self.id} good")
+        self._trust()
+
+    def _trust(self) -> None:
         self.health = Health.OK
         self._suspect = False
         self._clear_at = -1

@@ -35,7 +35,8 @@ def test_every_listed_command_loads_and_explains_itself() -> None:
     paths = [path for path, _ in commands(main)]
     group = {path[2] for path in paths if path[:2] == ("admin", "group") and len(path) == 3}
     assert group == {
-        "list", "create", "add-replica", "promote-learner", "remove-replica", "transfer", "set-strategy", "promote"
+        "list", "create", "add-replica", "promote-learner", "remove-replica", "transfer", "set-strategy", "promote",
+        "trust-log",
     }  # fmt: skip
     for path in paths:
         result = CliRunner().invoke(main, [*path, "--help"])

@@ -7,7 +7,9 @@ its retries.
 
 from __future__ import annotations
 
+import json
 import shutil
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -64,6 +66,8 @@ class Site:
     history: History = field(default_factory=History)
     pauses: dict[str, Pauses] = field(default_factory=dict)
     topic: str = "maintenance"
+    gone: set[str] = field(default_factory=set)
+    """Nodes that left for good: nothing is read through them in the end."""
 
     def longest_ms(self) -> float:
         """The longest pause in any group since the last call."""
@@ -108,6 +112,11 @@ class Site:
         assert view.leader
         return view.leader
 
+    async def leave(self, node: str) -> None:
+        """A removed node is stopped for good."""
+        self.gone.add(node)
+        await self.stop(node)
+
     # members
 
     async def add(self, node: str, group: str) -> None:
@@ -122,6 +131,27 @@ class Site:
         view = await find_group(self.session, group)
         header = ChangeMembersHeader(group=group, action="remove", node=node, maintenance=maintenance)
         await change_members(self.session, view, header, WAIT_S)
+
+    async def remove_by_command(self, node: str, group: str) -> list[str]:
+        """`trimq admin group remove-replica` as an operator types it; returns the voters that it tells of."""
+        command = ["group", "remove-replica", "-n", self.cluster.namesrv_address, "-g", group, "-r", node, "--json"]
+        done = await trio.run_process(
+            [sys.executable, "-m", "trimq.cli", "admin", *command],
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+        )
+        assert done.returncode == 0, (done.returncode, done.stdout, done.stderr)
+        said = json.loads(done.stdout)
+        assert node not in said["voters"]
+        return list(said["voters"])
+
+    async def unregistered(self, node: str, group: str) -> None:
+        """Until the name server does not know the node for this group any more."""
+        address = self.cluster.client_address(node, group)
+        with trio.fail_after(WAIT_S):
+            while address in (await self.session.cluster()).brokerAddrTable[group].brokerAddrs.values():  # noqa: ASYNC110
+                await trio.sleep(0.05)
 
     async def voters(self, group: str) -> list[str]:
         view = await find_group(self.session, group)
@@ -164,7 +194,8 @@ async def open_site(cluster: LocalCluster, verdicts: list[Verdict]) -> AsyncIter
                 await trio.sleep(0.3)
             finally:
                 stop.set()
-        verdicts.append(await read_and_judge(client, cluster, queues, site.history))
+        left = [node for node in cluster.nodes if node not in site.gone]
+        verdicts.append(await read_and_judge(client, cluster, queues, site.history, left))
 
 
 async def _probe(sender: Sender, pauses: Pauses, stop: trio.Event) -> None:

@@ -128,10 +128,16 @@ async def until(condition: Callable[[], bool], what: str, *, within_s: float = 3
     raise AssertionError(f"not within {within_s:.0f} s: {what}")
 
 
-async def read_and_judge(client: Client, cluster: LocalCluster, queues: Sequence[Queue], history: History) -> Verdict:
-    """Read every queue through every node and judge; a second call judges the new readings alone."""
+async def read_and_judge(
+    client: Client,
+    cluster: LocalCluster,
+    queues: Sequence[Queue],
+    history: History,
+    nodes: Sequence[str] | None = None,
+) -> Verdict:
+    """Read every queue through every node (or these) and judge; a second call judges the new readings alone."""
     history.reads.clear()
-    await read_everything(client, cluster, queues, history)
+    await read_everything(client, cluster, queues, history, nodes)
     return judge(history)
 
 

@@ -77,3 +77,36 @@ def test_each_of_three_nodes_is_replaced_by_an_empty_one(tmp_path: Path) -> None
     with local_cluster_of(tmp_path, founders=3, nodes=3, groups=1) as cluster:
         trio.run(work)
     judge(sites[0], verdicts, "each node replaced by an empty one", pauses)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60 + 60 * ROUNDS)
+def test_three_become_five_and_three_again_and_the_leader_is_removed(tmp_path: Path) -> None:
+    verdicts: list[Verdict] = []
+    pauses: list[float] = []
+    sites: list[Site] = []
+
+    async def work() -> None:
+        async with open_site(cluster, verdicts) as site:
+            sites.append(site)
+            for node in ("n3", "n4"):
+                await site.start(node)
+                await site.add(node, GROUP)
+                pauses.append(site.longest_ms())
+            assert await site.voters(GROUP) == cluster.nodes
+            for _ in range(2):
+                leader = await site.leader(GROUP)
+                voters = await site.remove_by_command(leader, GROUP)
+                assert sorted([*voters, leader]) == sorted(set(cluster.nodes) - site.gone)
+                await site.settled(voters, GROUP)
+                assert await site.voters(GROUP) == voters
+                await site.unregistered(leader, GROUP)
+                await trio.sleep(1)  # who was removed still runs: it disturbs nobody
+                assert await site.leader(GROUP) in voters
+                pauses.append(site.longest_ms())
+                await site.leave(leader)
+                pauses.append(site.longest_ms())
+
+    with local_cluster_of(tmp_path, founders=3, nodes=5, groups=1) as cluster:
+        trio.run(work)
+    judge(sites[0], verdicts, "3 to 5 to 3, the leader removed twice", pauses)

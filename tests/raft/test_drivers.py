@@ -127,6 +127,11 @@ class Disk:
         await trio.sleep(self.delay)
         self.calls.append(f"truncate {to.index}")
 
+    tail_cut = False
+
+    async def note_suspect(self) -> None:
+        self.suspect = True
+
     async def clear_suspect(self) -> None:
         self.suspect = False
 

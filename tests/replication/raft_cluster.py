@@ -79,6 +79,9 @@ class Machine:
                     for group in cluster.groups:
                         await nursery.start(self._run_group, node, group)
                     task_status.started()
+        except* OSError:
+            if not self._scope.cancel_called:  # else the last words of a process that was killed
+                raise
         finally:
             self.replicas.clear()
             self._down.set()
@@ -86,7 +89,7 @@ class Machine:
     async def _run_group(self, node: RaftNode, group: str, *, task_status: trio.TaskStatus[None]) -> None:
         cluster = self.cluster
         disk = self.disks[group]
-        async with open_small_store(disk) as store:
+        async with open_small_store(disk, str(self.boots)) as store:
             source = SmallSource()
             source.log = store.log
             replicator = RaftReplicator(
@@ -168,6 +171,7 @@ class Cluster:
             client_addr=f"{name}:10911",
             segment_bytes=SEGMENT_BYTES,
             preferred_leader=self.names[at],
+            boot_id=str(self.machines[name].boots),
         )
 
     def _slave_config(self, name: str, group: str) -> GroupConfig:

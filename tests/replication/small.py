@@ -209,9 +209,9 @@ class SmallSource:
 
 
 @asynccontextmanager
-async def open_small_store(fs: MemoryFileSystem) -> AsyncIterator[SmallStore]:
+async def open_small_store(fs: MemoryFileSystem, boot_id: str = "") -> AsyncIterator[SmallStore]:
     await finish_install(fs)
-    async with open_commit_log(fs) as log, trio.open_nursery() as nursery:
+    async with open_commit_log(fs, boot_id=boot_id) as log, trio.open_nursery() as nursery:
         store = SmallStore(fs, log)
         await store.recover()
         nursery.start_soon(store.run)

@@ -9,7 +9,10 @@ import trio
 from trio.testing import MockClock
 
 from broker.replication.base import Health, Role, Verdict
+from broker.replication.trusting import TrustRefused
+from raft.core.types import Health as CoreHealth
 from tests.replication.raft_cluster import Cluster, Machine, Replica, cluster
+from tests.replication.small import SEGMENT_BYTES
 from tests.replication.test_raft_group import applied, put_all
 
 pytestmark = pytest.mark.trio
@@ -143,6 +146,94 @@ async def test_a_hole_at_the_end_is_filled_with_what_is_committed(autojump_clock
         await c.settled("g", 20)
         assert same_logs(c)
         assert victim.replicas["g"].replicator.status().health is Health.OK
+
+
+async def suspect_and_behind(c: Cluster, *, noticed: bool, power_cut: bool) -> tuple[Machine, Machine, bytes]:
+    """A message that the leader and one follower acknowledged; the leader is gone, the message rots at the follower.
+
+    Returns the leader's and the follower's machine and the message. The third replica is up and never had it.
+    """
+    leader = await filled(c)
+    victim, other = followers(c, leader)
+    await other.kill()
+    zeros = bytes(59_000) + b"end"
+    await put_all(leader, [zeros])
+    replica = victim.replicas["g"]
+    c.isolate(replica)  # it has acknowledged, and does not know yet that this is committed
+    entry = replica.store.log.last
+    assert replica.store.log.marks.values.floor.index < entry.index
+    newest = max(p for p in log_files(victim) if any(victim.disks["g"].content(p)[4096:]))
+    victim.disks["g"].flip(newest, 4096 + entry.end % SEGMENT_BYTES - 5_000)
+    if noticed:
+        with pytest.raises(Exception, match="checksum"):
+            await read_all(replica)
+        await trio.sleep(0.01)
+    await victim.kill(keep=0.0 if power_cut else 1.0)
+    gone = c.machines[leader.replicator.node_id]
+    await gone.kill()
+    c.net.heal()
+    await other.start()
+    await victim.start()
+    await trio.sleep(5)
+    replica = victim.replicas["g"]
+    assert replica.store.log.last.index == entry.index - 1, "recovery cut it"
+    assert replica.replicator.status().health is Health.SUSPECT
+    assert c.leader("g") is None, "nobody who is there can know of the acknowledged message"
+    return gone, victim, zeros
+
+
+@pytest.mark.parametrize(("noticed", "power_cut"), [(True, True), (True, False), (False, False)])
+async def test_rot_that_looks_like_a_torn_write_elects_nobody_who_lacks_what_was_acknowledged(
+    autojump_clock: MockClock, noticed: bool, power_cut: bool
+) -> None:
+    """Found by the simulation (seed 7406 at fcc9d47): the newest acknowledged record rots, a sector of zeros in it
+    makes it look torn to the next recovery, and the replica would vote without it."""
+    async with cluster() as c:
+        gone, victim, message = await suspect_and_behind(c, noticed=noticed, power_cut=power_cut)
+        await gone.start()
+        await put_all(await c.ready("g"), [b"after"])
+        await c.settled("g", 10)
+        await c.until(lambda: victim.replicas["g"].replicator.status().health is Health.OK, 5)
+        assert all(message in applied(each) for each in c.replicas("g"))
+
+
+async def test_an_operator_lets_a_suspect_replica_vote_by_naming_the_loss(autojump_clock: MockClock) -> None:
+    async with cluster() as c:
+        gone, victim, message = await suspect_and_behind(c, noticed=True, power_cut=False)
+        replica = victim.replicas["g"]
+        with pytest.raises(TrustRefused, match=r"holds entries up to \d+ .* may have acknowledged more.*--accept-loss"):
+            await replica.replicator.trust_log(accept_loss=False)
+        await trio.sleep(2)
+        assert c.leader("g") is None
+        lost = await replica.replicator.trust_log(accept_loss=True)
+        assert victim.name in lost
+        new = await c.ready("g")
+        await put_all(new, [b"after"])
+        assert message not in applied(new)
+        assert not new.store.log.suspect
+        with pytest.raises(TrustRefused, match="is ok, not suspect"):
+            await replica.replicator.trust_log(accept_loss=True)
+        await victim.kill()
+        await victim.start()
+        await c.ready("g")
+        assert victim.replicas["g"].replicator.status().health is Health.OK, "the word outlives a restart"
+        assert gone.lives == 1
+
+
+async def test_a_suspect_replica_with_a_leader_needs_no_operator(autojump_clock: MockClock) -> None:
+    async with cluster() as c:
+        leader = await filled(c)
+        victim = followers(c, leader)[0]
+        await victim.replicas["g"].store.log.note_suspect()
+        await victim.kill()
+        await victim.start()
+        core = victim.replicas["g"].replicator._core
+        assert core is not None
+        await c.until(lambda: core.leader)
+        if core.health is not CoreHealth.OK:
+            with pytest.raises(TrustRefused, match="leads, and makes the log"):
+                await victim.replicas["g"].replicator.trust_log(accept_loss=True)
+        await c.until(lambda: victim.replicas["g"].replicator.status().health is Health.OK, 5)
 
 
 async def test_a_failed_disk_stops_the_replica_from_acknowledging_and_ends_the_group_for_reopening(

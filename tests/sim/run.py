@@ -335,9 +335,11 @@ def _quick_times(plan: Plan) -> Iterator[None]:
     """Snapshots and retention at the pace of a short run, where the plan has retention."""
     made = broker.wiring.store_config
 
-    def store_config(config: BrokerConfig) -> StoreConfig:
+    def store_config(config: BrokerConfig, boot_id: str = "") -> StoreConfig:
         return replace(
-            made(config), snapshot_every_s=SNAPSHOT_EVERY_S, snapshot_every_bytes=max(4096, plan.segment_bytes // 2)
+            made(config, boot_id),
+            snapshot_every_s=SNAPSHOT_EVERY_S,
+            snapshot_every_bytes=max(4096, plan.segment_bytes // 2),
         )
 
     store = vars(broker.store.message_store)

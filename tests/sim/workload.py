@@ -38,9 +38,8 @@ WATCH_EVERY_S = 2.0
 TAIL_EVERY_S = 1.0
 HEAD_BYTES = 20
 """Of a drill's body; the smallest that proves itself."""
-FILLER = bytes(at % 251 + 1 for at in range(8192))
-"""Without a zero: a rotten record that contains a sector of zeros cannot be told from a torn write by what is on the
-disk alone (docs/track-record.md, open findings)."""
+FILLER = bytes(4096) + bytes(at % 251 + 1 for at in range(4096))
+"""Zeros first: whole sectors of them, so that rot can look like a torn write."""
 ONCE, FRESH = 1_000, 10_000
 """Numbers of the producers that are no part of the load."""
 DELIVERY_BAR_S = 60.0

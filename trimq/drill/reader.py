@@ -17,8 +17,17 @@ _NO_PROGRESS_S = 60.0
 """Not for a queue as a whole: a busy machine may take minutes for a long one, and a verdict must not hang on that."""
 
 
-async def read_everything(client: Client, cluster: LocalCluster, queues: Sequence[Queue], history: History) -> None:
-    """Fill `history.reads`. A node that gives nothing more of a queue for a minute shows as lost messages."""
+async def read_everything(
+    client: Client,
+    cluster: LocalCluster,
+    queues: Sequence[Queue],
+    history: History,
+    nodes: Sequence[str] | None = None,
+) -> None:
+    """Fill `history.reads`, through all nodes of the cluster unless told which still belong to it.
+
+    A node that gives nothing more of a queue for a minute shows as lost messages.
+    """
     async with client.pull() as consumer:
         ends: dict[Queue, int] = {}
         for queue in queues:
@@ -43,5 +52,5 @@ async def read_everything(client: Client, cluster: LocalCluster, queues: Sequenc
                         offset = batch.next_offset
 
         async with trio.open_nursery() as nursery:
-            for node in cluster.nodes:
+            for node in cluster.nodes if nodes is None else nodes:
                 nursery.start_soon(through, node)

@@ -152,6 +152,8 @@ class RequestCode(IntEnum):
     """Ours: running replica groups. Headers in `trimq.wire.headers.group`."""
     JOIN_GROUP = 9007
     """Ours: a slave asks the master of its group to let it follow."""
+    TRUST_LOG = 9008
+    """Ours: a suspect replica's log is taken as it is."""
     LIST_TIMERS = 9020
     """Ours: timed messages that wait. Body `trimq.wire.body.timers.TimerList`."""
     SEND_ATOMIC = 9021

@@ -1,5 +1,5 @@
 """Masters and slaves by request: a slave joins (9007), a slave is made the master (9006), a group moves to another
-strategy (9005).
+strategy (9005). And the operator's word for a suspect log (9008).
 
 What a slave says of itself when it asks to join is compared with what it says again on the peer link (uuid, id,
 cluster, group): an answer here opens nothing by itself.
@@ -15,8 +15,9 @@ from broker.replication.ha.move import MoveRefused
 from broker.replication.ha.promotion import PromotionRefused
 from broker.replication.membership import member_of
 from broker.replication.raft_group import RaftReplicator
+from broker.replication.trusting import TrustRefused
 from trimq.wire.codes import ResponseCode
-from trimq.wire.headers.group import PromoteMasterHeader, SetStrategyHeader
+from trimq.wire.headers.group import PromoteMasterHeader, SetStrategyHeader, TrustLogHeader
 from trimq.wire.headers.group_join import JoinGroupHeader, JoinGroupResponse
 
 __all__ = ["MasterSlaveAdmin"]
@@ -64,16 +65,28 @@ class MasterSlaveAdmin:
         """Code 9006, at the candidate."""
         header = PromoteMasterHeader.from_ext(request.ext)
         replicator = self._replicated(header.group)
-        if header.node != replicator.node_id:
-            raise Refused(
-                ResponseCode.INVALID_PARAMETER,
-                f"this is {replicator.node_id}: send the request to {header.node} itself",
-            )
+        self._check_node(header.node, replicator.node_id)
         try:
             done = await replicator.promote(force=header.force)
         except PromotionRefused as error:
             raise Refused(ResponseCode.ILLEGAL_OPERATION, f"{header.node} was not made the master: {error}") from None
         return request.success({"epoch": str(done.epoch), "granted": ",".join(done.granted), "mayLose": done.may_lose})
+
+    async def trust_log(self, request: Request) -> bytes:
+        """Code 9008, at the suspect replica."""
+        header = TrustLogHeader.from_ext(request.ext)
+        replicator = self._replicated(header.group)
+        self._check_node(header.node, replicator.node_id)
+        try:
+            lost = await replicator.trust_log(accept_loss=header.accept_loss)
+        except TrustRefused as error:
+            raise Refused(ResponseCode.ILLEGAL_OPERATION, str(error)) from None
+        return request.success({"mayLose": lost})
+
+    @staticmethod
+    def _check_node(wanted: str, own: str) -> None:
+        if wanted != own:
+            raise Refused(ResponseCode.INVALID_PARAMETER, f"this is {own}: send the request to {wanted} itself")
 
     def _replicated(self, group: str) -> RaftReplicator:
         if group != self._config.broker_name:

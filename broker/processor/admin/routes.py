@@ -95,6 +95,7 @@ def admin_routes(serving: Administration, lane: Lane, allowed: Sequence[str]) ->
         Code.JOIN_GROUP: slow(serving.replicas.join, lane, leader),
         Code.SET_GROUP_STRATEGY: slow(local(serving.replicas.set_strategy), lane, leader),
         Code.PROMOTE_MASTER: slow(local(serving.replicas.promote), lane),
+        Code.TRUST_LOG: slow(local(serving.replicas.trust_log), lane),
         Code.VIEW_BROKER_STATS_DATA: slow(inspection.statistics, lane),
         Code.QUERY_CONSUME_QUEUE: slow(inspection.index_units, lane),
         Code.GET_BROKER_HA_STATUS: slow(inspection.replication, lane),

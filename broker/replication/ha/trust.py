@@ -1,16 +1,15 @@
 """Whether a stop can have cost entries that were written but not synced.
 
-Under ASYNC_FLUSH a replica acknowledges what is written. A process that dies leaves that to the operating system, a
-machine that dies takes it along; the log alone cannot tell the two apart. So the store remembers in which life of the
-machine it was open.
+Under ASYNC_FLUSH a replica acknowledges what is written, and only the life of the machine tells whether it is still
+there after a stop that was not clean.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from broker.store.boot import note_boot
 from broker.store.commit_log import Verdict
-from broker.store.fs import read_whole, write_whole
 
 if TYPE_CHECKING:
     from broker.store.commit_log import CommitLog
@@ -18,15 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["nothing_lost"]
 
-BOOT_PATH: Final = "boot"
-
 
 async def nothing_lost(commit_log: CommitLog, fs: FileSystem, boot_id: str) -> bool:
     """True after a clean stop, for a new store, or when the machine has not been started anew since. Raises OSError."""
-    try:
-        before = (await read_whole(fs, BOOT_PATH)).decode(errors="replace")
-    except FileNotFoundError:
-        before = ""
-    if before != boot_id or not before:
-        await write_whole(fs, BOOT_PATH, [boot_id.encode()])
-    return commit_log.verdict in (Verdict.NORMAL, Verdict.UNFORMED) or (bool(boot_id) and before == boot_id)
+    same = await note_boot(fs, boot_id)
+    return commit_log.verdict in (Verdict.NORMAL, Verdict.UNFORMED) or same

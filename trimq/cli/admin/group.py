@@ -18,6 +18,7 @@ command = LazyGroup(
         "remove-replica": Entry("trimq.cli.admin.group_members:remove_replica", "Remove a voter or a learner."),
         "transfer": Entry("trimq.cli.admin.group_leader:transfer", "Hand leadership to another replica."),
         "set-strategy": Entry("trimq.cli.admin.group_strategy:set_strategy", "Move a group to raft, sync or async."),
+        "trust-log": Entry("trimq.cli.admin.group_trust:trust_log", "Take a suspect replica's log as it is."),
         "promote": Entry("trimq.cli.admin.group_strategy:promote", "Make a slave the master."),
     },
 )

@@ -1,4 +1,4 @@
-"""Headers of the requests by which operators run replica groups (ours, 9002 to 9006; docs/protocol.md 5.5)."""
+"""Headers of the requests by which operators run replica groups (ours, 9002 to 9006, 9008; docs/protocol.md 5.5)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ __all__ = [
     "PromoteMasterHeader",
     "SetStrategyHeader",
     "TransferLeaderHeader",
+    "TrustLogHeader",
 ]
 
 
@@ -73,3 +74,12 @@ class PromoteMasterHeader(Header, frozen=True, kw_only=True):
     node: str
     force: bool = False
     """Also with fewer grants than prove that it holds every acknowledged entry."""
+
+
+class TrustLogHeader(Header, frozen=True, kw_only=True):
+    """Code 9008, to the replica itself: let a suspect replica vote and lead with the log that it has."""
+
+    group: str
+    node: str
+    accept_loss: bool = False
+    """Without it the answer is a refusal that says what may be lost."""
