@@ -66,8 +66,8 @@ def may_be_lost(core: RaftCore) -> str:
     membership = core.membership
     voters = ", ".join(membership.voter_ids) if membership is not None else "unknown"
     return (
-        f"{core.id} holds entries up to {core.last.index} (term {core.last.term}, position {core.last.end}) and may have"
-        f" acknowledged more: messages behind that which no other voter holds are given up (voters: {voters})."
-        " Bring the others back first; of several suspect replicas trust the one that holds most; one that returns later"
-        " with more has to be replaced by an empty one"
+        f"{core.id} holds entries up to {core.last.index} (term {core.last.term}, position {core.last.end}) and may"
+        f" have acknowledged more: messages behind that which no other voter holds are given up (voters: {voters})."
+        " Bring the others back first; of several suspect replicas trust the one that holds most; one that returns"
+        " later with more has to be replaced by an empty one"
     )
