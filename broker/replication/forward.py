@@ -12,6 +12,7 @@ What arrives between two turns of the flushing task goes as one peer frame.
 - A forwarded request is never forwarded again.
 - No leader known (or its link is down, or this replica leads but its view is not complete yet): parked up to
   `PARK_S`, within byte limits; then LOST. This is what keeps an election invisible to clients.
+- This replica was removed from its group: LOST at once, with the successor as a hint.
 - A link that breaks after a request was handed to it makes the outcome UNKNOWN, never "not stored".
 """
 
@@ -64,6 +65,11 @@ class ForwardHost(Protocol):
 
     @property
     def leader(self) -> LeaderHint: ...
+
+    @property
+    def gone(self) -> bool:
+        """This replica was removed from its group: no leader will speak to it, waiting is no use."""
+        ...
 
     def reachable(self, node_id: str) -> bool:
         """Is there a working link to the member?"""
@@ -162,6 +168,9 @@ class Forwarder:
             node_id = self._target(request)
             if node_id is not None:
                 return self._hand_over(request, node_id)
+        if self._host.gone:
+            self._refuse(request.frame, request.reply, request.oneway, Verdict.LOST)
+            return True
         size = len(request.frame)
         mine = self._parked_by.get(request.reply, 0)
         if mine + size > PARKED_PER_CONNECTION_MAX_BYTES or self.parked_bytes + size > PARKED_MAX_BYTES:
@@ -177,7 +186,7 @@ class Forwarder:
         if host.admitting:
             return ""
         leader = host.leader.leader_id
-        if request.forwarded or host.leads or not leader or not host.reachable(leader):
+        if request.forwarded or host.leads or host.gone or not leader or not host.reachable(leader):
             return None
         return leader
 
@@ -204,7 +213,7 @@ class Forwarder:
         parked = self._parked
         while parked:
             request = parked[0]
-            if request.forwarded and not self._host.leads:
+            if (request.forwarded and not self._host.leads) or self._host.gone:
                 self._unpark()
                 self._refuse(request.frame, request.reply, request.oneway, Verdict.LOST)
                 continue

@@ -177,6 +177,12 @@ class RaftReplicator:
         return self._leading.term != 0
 
     @property
+    def gone(self) -> bool:
+        """Removed from the group (`ForwardHost`): no leader will speak to this replica, nothing can be forwarded."""
+        core = self._core
+        return core is not None and self._group is not None and self._group.members.removed and not core.leader
+
+    @property
     def has_room(self) -> bool:
         core = self._core
         if core is None or self._draining or not (self._master.takes or self._plain):
@@ -426,19 +432,25 @@ class RaftReplicator:
     def role_changed(self, change: RoleChange) -> None:
         group = self._check_alive()
         leads = change.role is CoreRole.LEADER
+        self._hint = self._hint_to(group, change)
         if self.leads and (not leads or change.term != self._leading.term):
             self._leading.end()
             self._master.end(self._hint)
-        addr = group.members.client_address(change.leader) if change.leader else ""
-        self._hint = LeaderHint(change.leader, addr, change.term)
         if leads and not self.leads:
             assert self._nursery is not None, "roles change while the group runs"
             assert group.core is not None, "a leader has a core"
             self._master.begin(group, group.core, trio.current_time())
             self._leading.begin(self._nursery, group, change.term, change.noop_index)
         self._publish(change.role, change.term)
-        if change.leader:
+        if change.leader or self.gone:
             self.forwarder.leader_changed()
+
+    def _hint_to(self, group: RaftGroup, change: RoleChange) -> LeaderHint:
+        """Who leads; for a leader that was removed, whom it handed over to."""
+        leader = change.leader
+        if not leader and group.members.removed and group.core is not None:
+            leader = group.core.successor
+        return LeaderHint(leader, group.members.client_address(leader) if leader else "", change.term)
 
     def _publish(self, role: CoreRole, term: int) -> None:
         before = self._board.present

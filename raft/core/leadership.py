@@ -42,6 +42,9 @@ class Leadership(Replication):
         if not self._reaches_quorum():
             self._become_follower(self.term, NOBODY)  # L2: CheckQuorum
             return
+        if self._leaving and self._clock_ms >= self._transfer_deadline_ms:
+            self._leave()
+            return
         if self.transferring and self._clock_ms >= self._transfer_deadline_ms:
             self._end_transfer(done=False, reason="the target was not elected within one election timeout")
         if self._clock_ms >= self._next_beat_ms:
@@ -69,8 +72,8 @@ class Leadership(Replication):
         self.acknowledged = max(self.acknowledged, self.rules.acknowledged(self, reached))
         if moves:
             self._start_reads()
-            if not self._is_voter and self.memberships.index <= self.commit:
-                self._leave()
+        if not self._is_voter and self.memberships.index <= self.commit:
+            self._leave()
 
     def recount(self, now_ms: int) -> None:
         """The rules may see it differently now."""
@@ -83,8 +86,18 @@ class Leadership(Replication):
             raise InvariantBroken("S8", f"entry {index} of an older term would be committed by counting")
 
     def _leave(self) -> None:
-        """This leader's own removal is committed: hand over to the best follower and go."""
+        """This leader's own removal is committed: take nothing more, let what was taken commit, hand over and go.
+
+        Nobody would tell it afterwards what became of entries that it took: no later leader speaks to it. So it stays
+        for them, but not longer than a transfer may last.
+        """
         best = self._best_successor()
+        if best is not None and not self._leaving:
+            self._leaving = True
+            self._transfer_deadline_ms = self._clock_ms + self.config.election_ms
+        if self._leaving and self.commit < self.log.last.index and self._clock_ms < self._transfer_deadline_ms:
+            return
+        self.successor = best.id if best is not None else NOBODY
         if best is not None:
             self._send(CampaignNow(self.term, self.id, best.id))
         self._become_follower(self.term, NOBODY)
@@ -111,7 +124,7 @@ class Leadership(Replication):
         if self.role != Role.LEADER:
             raise NotLeader(self.leader)
         if self.transferring:
-            raise Transferring(f"leadership is going to {self.transfer_to}")
+            raise Transferring(f"leadership is going to {self.transfer_to or 'another: this leader was removed'}")
 
     def change_membership(self, membership: Membership, now_ms: int, *, allow_two: bool = False) -> int:
         """Propose a membership; it is in force at once. Returns the index of its entry.
@@ -210,6 +223,8 @@ class Leadership(Replication):
         self._advance(now_ms)
         if self.role != Role.LEADER:
             raise NotLeader(self.leader)
+        if self._leaving:
+            raise TransferRefused("this leader was removed and is going")
         if self.transferring:
             if target in (None, self.transfer_to):
                 return self.transfer_to
@@ -240,6 +255,8 @@ class Leadership(Replication):
     def _push_transfer(self) -> None:
         """Tell the target to campaign as soon as it holds everything; repeated with the beats, since it may get
         lost."""
+        if self._leaving:
+            return  # it is told when everything taken is committed
         peer = self.peers.get(self.transfer_to)
         if peer is None or peer.health != Health.OK:
             self._end_transfer(done=False, reason="the target is not able any more")

@@ -129,6 +129,10 @@ class CoreState:
         self._round = 0
         self._next_beat_ms = 0
         self.transfer_to: NodeId = NOBODY
+        self._leaving = False
+        """The removal of this leader is committed: it takes nothing more, and goes when all it took is committed."""
+        self.successor: NodeId = NOBODY
+        """Whom a leader that was removed handed over to."""
         self._transfer_deadline_ms = 0
         self._last_hand_over_ms: int | None = None
 
@@ -168,7 +172,8 @@ class CoreState:
 
     @property
     def transferring(self) -> bool:
-        return self.transfer_to != NOBODY
+        """Leader: it takes nothing more, and goes."""
+        return self.transfer_to != NOBODY or self._leaving
 
     @property
     def _is_voter(self) -> bool:
@@ -248,9 +253,10 @@ class CoreState:
 
     def _stop_leading(self, *, deposed: bool) -> None:
         self.noop_index = 0
+        self._leaving = False
         self.peers = {}
         self._grants.extend(self.reads.lost())
-        if self.transferring:
+        if self.transfer_to:
             reason = "another term began" if deposed else "this leader stepped down before the target was elected"
             self._end_transfer(done=deposed, reason=reason)
         self._contact_ms = None

@@ -40,6 +40,7 @@ class Host:
         self.name = name
         self.admitting = False
         self.leads = False
+        self.gone = False
         self.leader: LeaderHint = NO_LEADER
         self.links: dict[str, Host] = {}
         self.forwarder = Forwarder(self)
@@ -144,6 +145,19 @@ async def test_parked_requests_are_served_here_when_this_replica_is_elected() ->
     a.lead()
     assert [frame for _peer, frame in a.served] == frames(3)
     assert len(client.got) == 3
+
+
+async def test_a_replica_that_was_removed_keeps_nobody_waiting() -> None:
+    a, b = joined()
+    client = Client()
+    a.forwarder.submit(b"parked", client)
+    a.gone = True
+    a.leader = LeaderHint(b.name, "", 1)  # its successor: a hint for clients, no place to forward to
+    a.forwarder.leader_changed()
+    assert a.forwarder.submit(b"late", client)
+    pump(a, b)
+    assert client.got == [b"lost:parked", b"lost:late"]
+    assert (b.served, a.forwarder.parked_bytes) == ([], 0)
 
 
 async def test_what_is_parked_too_long_surely_was_not_stored(autojump_clock: MockClock) -> None:

@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from broker.replication.base import ChangeKind, ChangeRefused, Health, MembershipChange, NotLeader, Role
+from broker.replication.base import ChangeKind, ChangeRefused, Health, MembershipChange, NotLeader, Role, Verdict
 from tests.replication.raft_cluster import Cluster, Machine, Replica, cluster
 from tests.replication.test_install import fill, retain
 from tests.replication.test_raft_group import applied, put_all
@@ -179,6 +179,34 @@ async def test_a_removed_leader_hands_over_and_is_told_to_be_silent(autojump_clo
         assert removed.status().detail.startswith("removed from the group")
         await trio.sleep(10)
         assert successor.replicator.role.term == term
+
+
+async def test_a_removed_leader_leaves_nobody_waiting(autojump_clock: MockClock) -> None:
+    async with cluster() as c:
+        new = await c.grow("n3")
+        await c.ready("g")
+        await change(c, joining(new))
+        await change(c, promotion("n3"))
+        leader = await c.ready("g")
+        name = leader.replicator.node_id
+        taken: list[bytes] = []
+
+        async def load() -> None:
+            while leader.source.put(payload := b"%d" % len(taken)):
+                taken.append(payload)
+                await trio.sleep(0.0001)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(load)
+            await leader.replicator.change(removal(name))
+        successor = await c.ready("g", besides=name)
+        await trio.sleep(0.1)
+        outcomes = [leader.source.outcomes.get(payload) for payload in taken]
+        assert all(outcome is not None and outcome.verdict is not Verdict.UNKNOWN for outcome in outcomes)
+        assert any(outcome is not None and outcome.verdict is Verdict.OK for outcome in outcomes)
+        removed = leader.replicator
+        assert removed.gone
+        assert removed.leader.leader_id == successor.replicator.node_id
 
 
 async def test_a_replica_that_was_removed_while_it_was_away_learns_it_and_does_not_campaign(

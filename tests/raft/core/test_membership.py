@@ -276,6 +276,40 @@ def test_a_removed_leader_commits_its_removal_without_counting_itself_and_hands_
     assert leader.core.role == Role.LEARNER
 
 
+def test_a_removed_leader_takes_nothing_more_and_stays_until_what_it_took_is_committed() -> None:
+    """No later leader would tell it: whoever waits for those entries would hear nothing until the deadline."""
+    cluster, leader = grown("abcd", "abcd")
+    removal = leader.core.change_membership(members("bcd"), leader.now_ms)
+    leader.turn()
+    leader.propose("behind the removal")
+    cluster.lose(lambda m: isinstance(m, AppendRequest) and m.prev.index >= removal)
+    cluster.settle()
+    assert leader.core.commit == removal
+    assert leader.core.role == Role.LEADER
+    with pytest.raises(Transferring):
+        leader.propose("too late")
+    leader.tick(200)  # a beat's answer opens replication again
+    cluster.settle()
+    assert leader.core.commit == leader.core.last.index == removal + 1
+    assert leader.core.role == Role.LEARNER
+    successor = cluster.await_leader(1_000)
+    assert successor.id == leader.core.successor
+
+
+def test_a_removed_leader_goes_after_one_election_timeout_whatever_is_open() -> None:
+    cluster, leader = grown("abcd", "abcd")
+    removal = leader.core.change_membership(members("bcd"), leader.now_ms)
+    leader.turn()
+    leader.propose("behind the removal")
+    cluster.lose(lambda m: isinstance(m, AppendRequest) and m.prev.index >= removal)
+    cluster.settle()
+    assert leader.core.role == Role.LEADER
+    cluster.isolate("a")
+    leader.tick(leader.core.config.election_ms)
+    assert leader.core.role == Role.LEARNER
+    cluster.await_leader(3_000)
+
+
 def test_a_leader_being_removed_does_not_count_itself() -> None:
     cluster, leader = grown("abcd", "abcd")
     cluster.isolate("b")
