@@ -31,7 +31,7 @@ class Member:
         self.role = RoleEvent(Role.FOLLOWER, 0, NO_LEADER, False)
         self.links: dict[str, Member] = {}
         self.deaf = False
-        self.leads = self.admitting = False
+        self.leads = self.admitting = self.gone = False
         self.leader = NO_LEADER
         self.frames: list[Sequence[Any]] = []
         self.forwarder = Forwarder(self)

@@ -285,13 +285,13 @@ def test_a_removed_leader_takes_nothing_more_and_stays_until_what_it_took_is_com
     cluster.lose(lambda m: isinstance(m, AppendRequest) and m.prev.index >= removal)
     cluster.settle()
     assert leader.core.commit == removal
-    assert leader.core.role == Role.LEADER
+    assert leader.has(Role.LEADER)
     with pytest.raises(Transferring):
         leader.propose("too late")
     leader.tick(200)  # a beat's answer opens replication again
     cluster.settle()
     assert leader.core.commit == leader.core.last.index == removal + 1
-    assert leader.core.role == Role.LEARNER
+    assert leader.has(Role.LEARNER)
     successor = cluster.await_leader(1_000)
     assert successor.id == leader.core.successor
 
@@ -303,10 +303,10 @@ def test_a_removed_leader_goes_after_one_election_timeout_whatever_is_open() -> 
     leader.propose("behind the removal")
     cluster.lose(lambda m: isinstance(m, AppendRequest) and m.prev.index >= removal)
     cluster.settle()
-    assert leader.core.role == Role.LEADER
+    assert leader.has(Role.LEADER)
     cluster.isolate("a")
     leader.tick(leader.core.config.election_ms)
-    assert leader.core.role == Role.LEARNER
+    assert leader.has(Role.LEARNER)
     cluster.await_leader(3_000)
 
 
