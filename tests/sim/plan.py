@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-__all__ = ["FAULTS", "Plan", "draw_plan"]
+__all__ = ["FAULTS", "FEATURES", "Plan", "draw_plan"]
 
 FAULTS = (
     # machines
@@ -45,6 +45,20 @@ FAULTS = (
     "transfer",
 )
 """Every kind of fault, as the nemesis knows it."""
+
+FEATURES = (
+    "transactions",
+    "delays",
+    "retries",
+    "ordered",
+    "together",
+    "filters",
+    "broadcast",
+    "requests",
+    "resets",
+)
+"""Every kind of message and of consuming beside the plain ones (`tests.sim.features`). A seed has a few of them, never
+all: they cost time, and what always comes together hides what each of them finds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +100,7 @@ class Plan:
     """The only node whose disk rots: more than a minority with the same damage is beyond any log."""
     without: tuple[str, ...] = field(default=())
     """Pieces of the load that are left out (shrinking): consumers, watchers, tailers."""
+    features: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return (
@@ -93,7 +108,7 @@ class Plan:
             f"every={self.fault_every_s:.1f}s link={self.latency_ms:.1f}+{self.jitter_ms:.1f}ms "
             f"disk={self.disk_ms:.1f}+{self.disk_jitter_ms:.1f}ms E={self.election_ms}ms rates={self.rates} "
             f"producers={self.producers} pause={self.pause_s}s body={self.body_bytes} segment={self.segment_bytes} "
-            f"retention={self.retention_s}s timeout={self.client_timeout_s}s"
+            f"retention={self.retention_s}s timeout={self.client_timeout_s}s features={'+'.join(self.features)}"
         )
 
 
@@ -103,6 +118,7 @@ def draw_plan(seed: int, fault_s: float = 12.0, faults: tuple[str, ...] = ()) ->
     drawn = tuple(f for f in FAULTS if rng.random() < 0.5) or ("kill",)
     patient = rng.random() < 0.6
     old = rng.random() < 0.25
+    features = _features(seed) if not old else ()  # their messages are read when all is over
     return Plan(
         seed=seed,
         fault_s=fault_s,
@@ -127,4 +143,14 @@ def draw_plan(seed: int, fault_s: float = 12.0, faults: tuple[str, ...] = ()) ->
         retention_s=rng.choice((2, 5)) if old else 0,
         client_timeout_s=rng.choice((1.0, 3.0, 10.0, 10.0)),
         rotten=rng.randrange(3),
+        features=features,
+        # Those who pop are a feature too, and have their turn in the other seeds.
+        without=("poppers",) if features else (),
     )
+
+
+def _features(seed: int) -> tuple[str, ...]:
+    """Drawn apart, so that all else of a plan is as it would be without them."""
+    rng = random.Random(f"{seed}/features")
+    drawn = rng.sample(FEATURES, rng.choice((0, 1, 1, 2)))
+    return tuple(feature for feature in FEATURES if feature in drawn)

@@ -21,6 +21,7 @@ from broker.store.entry import Entry
 from broker.store.errors import EntryDamaged, StoreError
 from broker.store.message_store import StoreConfig
 from raft.core import InvariantBroken, RaftCore
+from tests.sim.features.mix import Mix, settings_of
 from tests.sim.history import Outcome, SimHistory, judge
 from tests.sim.nemesis import Nemesis
 from tests.sim.oracle import Oracle, SafetyViolation, observed
@@ -111,7 +112,7 @@ class _Run:
 
     async def _all(self, clock: VirtualClock) -> None:
         async with trio.open_nursery() as nursery:
-            world = World(clock, self.plan, self.trace, self.oracle, nursery)
+            world = World(clock, self.plan, self.trace, self.oracle, nursery, settings_of(self.plan))
             if self.prepare is not None:
                 self.prepare(world)
             await world.start()
@@ -120,19 +121,23 @@ class _Run:
                 workload = Workload(world, stack)
                 self.result.history = workload.history
                 await workload.open()
+                mix = Mix(world, stack)
+                await mix.open()
                 async with trio.open_nursery() as readers:
-                    await self._faults(world, workload, readers)
-                    await self._check(world, workload)
+                    await self._faults(world, workload, mix, readers)
+                    await self._check(world, workload, mix)
                     readers.cancel_scope.cancel()
             nursery.cancel_scope.cancel()
 
-    async def _faults(self, world: World, workload: Workload, readers: trio.Nursery) -> None:
+    async def _faults(self, world: World, workload: Workload, mix: Mix, readers: trio.Nursery) -> None:
         nemesis = Nemesis(world)
         self.result.faults = nemesis.done
         async with trio.open_nursery() as load:
             load.start_soon(workload.run, readers)
+            load.start_soon(mix.run, readers)
             await nemesis.run()
             workload.stop()
+            mix.stop()
         self.result.kills = world.kills
 
     async def _look_round(self, world: World) -> None:
@@ -143,7 +148,7 @@ class _Run:
                     assert isinstance(each.replicator, RaftReplicator)
                     self.oracle.look_round(each, each.replicator._core)
 
-    async def _check(self, world: World, workload: Workload) -> None:
+    async def _check(self, world: World, workload: Workload, mix: Mix) -> None:
         violations = self.result.violations
         if not await self._equal(world):
             violations.append(f"I10: not equal and ready {HEALED_S:.0f} s after healing: {_marks(world)}")
@@ -153,6 +158,7 @@ class _Run:
             return
         delivered = await workload.all_delivered()
         popped = await workload.all_popped()
+        violations += await mix.finish()
         if not await self._equal(world):
             violations.append(f"I6: replicas do not converge: {_marks(world)}")
             return

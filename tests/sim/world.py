@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import trio
 
 from broker.replication.raft_group import RaftReplicator
@@ -18,7 +21,15 @@ __all__ = ["CLIENT_IP", "NAMESRV", "SimClock", "SimNode", "World"]
 class World(Simulation):
     """Everything there is in one run."""
 
-    def __init__(self, clock: VirtualClock, plan: Plan, trace: Trace, oracle: Oracle, nursery: trio.Nursery) -> None:
+    def __init__(
+        self,
+        clock: VirtualClock,
+        plan: Plan,
+        trace: Trace,
+        oracle: Oracle,
+        nursery: trio.Nursery,
+        broker: Mapping[str, Any],
+    ) -> None:
         settings = SimSettings(
             groups=plan.groups,
             latency_ms=plan.latency_ms,
@@ -31,6 +42,7 @@ class World(Simulation):
             election_ms=plan.election_ms,
             segment_bytes=plan.segment_bytes,
             retention_s=plan.retention_s,
+            broker=broker,
         )
         super().__init__(clock, trace, nursery, plan.seed, settings)
         self.plan, self.oracle = plan, oracle

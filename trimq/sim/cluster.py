@@ -7,10 +7,11 @@ crash but not at a real one, and must not be able to save anything. Every life b
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import trio
 
@@ -59,6 +60,8 @@ class SimSettings:
     segment_bytes: int = 256 << 10
     retention_s: int = 0
     """Messages are kept so long; 0: for good."""
+    broker: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `BrokerConfig` that every broker has besides, by name: `{"delay_levels_ms": (500, 1000)}`."""
 
 
 class SimClock:
@@ -228,6 +231,7 @@ class SimNode:
             heartbeat_ms=settings.beat_ms,
             election_ms=settings.election_ms,
             metrics_port=-1,
+            **settings.broker,
         )
 
 
