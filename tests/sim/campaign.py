@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from multiprocessing.pool import AsyncResult
 from pathlib import Path
 
+from tests.sim.features.mix import RARE_STATES, STATES
 from tests.sim.plan import draw_plan
 from tests.sim.run import Result, simulate
 
@@ -28,6 +29,8 @@ __all__ = ["ENOUGH_SEEDS", "FAULT_S", "MUST_BE_REACHED", "Campaign", "append_to_
 FAULT_S = 14.0
 ENOUGH_SEEDS = 50
 """From so many seeds on, a state that was never reached is a finding as well ..."""
+FEATURES_FROM_SEEDS = 200
+"""... a state of one of the features, of which a seed has one or two ..."""
 RARE_FROM_SEEDS = 1000
 """... and from so many on also a rare one."""
 
@@ -103,7 +106,8 @@ class Campaign:
 
     @property
     def known(self) -> tuple[str, ...]:
-        return MUST_BE_REACHED + (RARE if self.seeds >= RARE_FROM_SEEDS else ())
+        rare = RARE + RARE_STATES if self.seeds >= RARE_FROM_SEEDS else ()
+        return MUST_BE_REACHED + (STATES if self.seeds >= FEATURES_FROM_SEEDS else ()) + rare
 
     @property
     def rate(self) -> float:

@@ -152,5 +152,5 @@ def draw_plan(seed: int, fault_s: float = 12.0, faults: tuple[str, ...] = ()) ->
 def _features(seed: int) -> tuple[str, ...]:
     """Drawn apart, so that all else of a plan is as it would be without them."""
     rng = random.Random(f"{seed}/features")
-    drawn = rng.sample(FEATURES, rng.choice((0, 1, 1, 2)))
+    drawn = rng.sample(FEATURES, rng.choice((0, 1, 1, 2, 2)))
     return tuple(feature for feature in FEATURES if feature in drawn)

@@ -12,7 +12,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -43,8 +43,9 @@ from raft.hard_state import SLOT_BYTES, HardStateFile, StateVerdict, StoredState
 from tests.raft.core import planted as core_bugs
 from tests.raft.core.checker import Violation
 from tests.raft.core.fuzz import run_seed
-from tests.sim.plan import Plan, draw_plan
-from tests.sim.run import Result, simulate
+from tests.sim.bug import SEEDS_MAX, Bug, find, replaced
+from tests.sim.features.planted import FEATURE_BUGS
+from tests.sim.plan import Plan
 from tests.sim.world import World
 from trimq.client.producer import Producer
 from trimq.errors import NotStored
@@ -52,53 +53,12 @@ from trimq.sim.deterministic import HOST
 
 __all__ = ["BUGS", "SEEDS_MAX", "Bug", "find", "print_table"]
 
-SEEDS_MAX = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Bug:
-    """What is wrong, and a plan that gives it a chance to show."""
-
-    name: str
-    faults: tuple[str, ...]
-    core_type: type[RaftCore] = RaftCore
-    prepare: Callable[[World], None] | None = None
-    patch: Callable[[], AbstractContextManager[Any]] | None = None
-    change: Callable[[Plan], Plan] = lambda plan: plan
-    fault_s: float = 5.0
-
-    def plan(self, seed: int) -> Plan:
-        return self.change(draw_plan(seed, fault_s=self.fault_s, faults=self.faults))
-
-    def run(self, seed: int) -> Result:
-        return simulate(self.plan(seed), core_type=self.core_type, prepare=self.prepare, patch=self.patch)
-
-
-def find(bug: Bug, seeds: int = SEEDS_MAX) -> tuple[int, str]:
-    """(seeds used, first violation); the text is empty when none of the seeds found it."""
-    for seed in range(seeds):
-        violations = bug.run(seed).violations
-        if violations:
-            return seed + 1, violations[0]
-    return seeds, ""
-
 
 def _lying_disks(world: World) -> None:
     """A sync succeeds and does nothing, as in a write cache without a battery."""
     for node in world.nodes:
         for disk in node.disks.values():
             disk.lying = True
-
-
-@contextmanager
-def _replaced(owner: Any, name: str, make: Callable[[Any], Any]) -> Iterator[None]:
-    """`owner.name` is `make(original)` within the block."""
-    original = vars(owner)[name]
-    setattr(owner, name, make(original))
-    try:
-        yield
-    finally:
-        setattr(owner, name, original)
 
 
 # -- the driver and the store -----------------------------------------------------------------------------------------
@@ -112,7 +72,7 @@ def _unsynced_log() -> AbstractContextManager[None]:
 
         return append
 
-    return _replaced(CommitLog, "append", make)
+    return replaced(CommitLog, "append", make)
 
 
 def _unsynced_hard_state() -> AbstractContextManager[None]:
@@ -125,7 +85,7 @@ def _unsynced_hard_state() -> AbstractContextManager[None]:
 
         return advance
 
-    return _replaced(HardStateFile, "_advance", make)
+    return replaced(HardStateFile, "_advance", make)
 
 
 def _vote_not_stored() -> AbstractContextManager[None]:
@@ -135,7 +95,7 @@ def _vote_not_stored() -> AbstractContextManager[None]:
 
         return save
 
-    return _replaced(HardStateFile, "save", make)
+    return replaced(HardStateFile, "save", make)
 
 
 def _sync_error_ignored() -> AbstractContextManager[None]:
@@ -150,7 +110,7 @@ def _sync_error_ignored() -> AbstractContextManager[None]:
 
         return write
 
-    return _replaced(_MemoryFile, "write", make)
+    return replaced(_MemoryFile, "write", make)
 
 
 def _damage_is_cut_off() -> AbstractContextManager[None]:
@@ -159,7 +119,7 @@ def _damage_is_cut_off() -> AbstractContextManager[None]:
     def make(_: Any) -> Any:
         return lambda **_facts: (Verdict.TORN, "planted")
 
-    return _replaced(broker.store.recovery, "classify", make)
+    return replaced(broker.store.recovery, "classify", make)
 
 
 @contextmanager
@@ -179,7 +139,7 @@ def _retention_needs_nobody() -> Iterator[None]:
 
         return retain
 
-    with _replaced(MessageStore, "retain", make), _replaced(MessageStore, "run_snapshots", never):
+    with replaced(MessageStore, "retain", make), replaced(MessageStore, "run_snapshots", never):
         yield
 
 
@@ -197,7 +157,7 @@ def _failed_write_is_done() -> AbstractContextManager[None]:
 
         return write
 
-    return _replaced(_MemoryFile, "write", make)
+    return replaced(_MemoryFile, "write", make)
 
 
 # -- dispatch and applied state ---------------------------------------------------------------------------------------
@@ -210,7 +170,7 @@ def _dispatch_before_commit() -> AbstractContextManager[None]:
 
         return allow
 
-    return _replaced(RaftReplicator, "_allow_dispatch", make)
+    return replaced(RaftReplicator, "_allow_dispatch", make)
 
 
 def _restart_skips_an_entry() -> AbstractContextManager[None]:
@@ -225,7 +185,7 @@ def _restart_skips_an_entry() -> AbstractContextManager[None]:
 
         return start_at
 
-    return _replaced(Dispatcher, "start_at", make)
+    return replaced(Dispatcher, "start_at", make)
 
 
 def _leader_skips_its_own_offsets() -> AbstractContextManager[None]:
@@ -238,7 +198,7 @@ def _leader_skips_its_own_offsets() -> AbstractContextManager[None]:
 
         return put
 
-    return _replaced(Offsets, "put", make)
+    return replaced(Offsets, "put", make)
 
 
 def _snapshot_without_producers() -> AbstractContextManager[None]:
@@ -247,7 +207,7 @@ def _snapshot_without_producers() -> AbstractContextManager[None]:
     def make(_: Any) -> Any:
         return lambda self, data: None
 
-    return _replaced(Producers, "restore", make)
+    return replaced(Producers, "restore", make)
 
 
 # -- intake -----------------------------------------------------------------------------------------------------------
@@ -259,14 +219,14 @@ def _no_tail_scan() -> AbstractContextManager[None]:
     def make(_: Any) -> Any:
         return lambda self, index, changes, heads, ids: None
 
-    return _replaced(LeaderView, "_take_in", make)
+    return replaced(LeaderView, "_take_in", make)
 
 
 def _duplicates_not_looked_for() -> AbstractContextManager[None]:
     def make(_: Any) -> Any:
         return lambda state, epoch, first, count, floor: (producers.Verdict.NEW, first)
 
-    return _replaced(broker.replication.sends, "judge", make)
+    return replaced(broker.replication.sends, "judge", make)
 
 
 def _duplicate_answered_early() -> AbstractContextManager[None]:
@@ -278,7 +238,7 @@ def _duplicate_answered_early() -> AbstractContextManager[None]:
 
         return release_with
 
-    return _replaced(Terms, "release_with", make)
+    return replaced(Terms, "release_with", make)
 
 
 def _answered_when_proposed() -> AbstractContextManager[None]:
@@ -291,7 +251,7 @@ def _answered_when_proposed() -> AbstractContextManager[None]:
 
         return add
 
-    return _replaced(TicketTable, "add", make)
+    return replaced(TicketTable, "add", make)
 
 
 def _offsets_answered_unapplied() -> AbstractContextManager[None]:
@@ -307,7 +267,7 @@ def _offsets_answered_unapplied() -> AbstractContextManager[None]:
 
         return commit
 
-    return _replaced(OffsetCommits, "commit", make)
+    return replaced(OffsetCommits, "commit", make)
 
 
 # -- the client library -----------------------------------------------------------------------------------------------
@@ -321,7 +281,7 @@ class _CalledFailed(NotStored):
 
 
 def _unknown_is_called_failed() -> AbstractContextManager[None]:
-    return _replaced(trimq.client.producer, "SendUnknown", lambda _: _CalledFailed)
+    return replaced(trimq.client.producer, "SendUnknown", lambda _: _CalledFailed)
 
 
 def _reader_drops_the_last() -> AbstractContextManager[None]:
@@ -334,7 +294,7 @@ def _reader_drops_the_last() -> AbstractContextManager[None]:
 
         return decode
 
-    return _replaced(trimq.client.reader, "decode_records", make)
+    return replaced(trimq.client.reader, "decode_records", make)
 
 
 def _repeats_with_new_numbers() -> AbstractContextManager[None]:
@@ -346,7 +306,7 @@ def _repeats_with_new_numbers() -> AbstractContextManager[None]:
 
         return init
 
-    return _replaced(Producer, "__init__", make)
+    return replaced(Producer, "__init__", make)
 
 
 def _no_id_window(world: World) -> None:
@@ -421,6 +381,7 @@ BUGS: tuple[Bug, ...] = (
         prepare=_no_id_window,
         change=_busy,
     ),
+    *FEATURE_BUGS,
 )
 
 

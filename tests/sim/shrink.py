@@ -36,6 +36,8 @@ def _smaller(plan: Plan) -> Iterator[Plan]:
         yield replace(plan, fault_s=round(plan.fault_s - 1, 3))
     if plan.producers > 1:
         yield replace(plan, producers=1)
+    for feature in plan.features:
+        yield replace(plan, features=tuple(each for each in plan.features if each != feature))
     for piece in ("tailers", "watchers", "poppers", "consumers"):
         if piece not in plan.without:
             yield replace(plan, without=(*plan.without, piece))

@@ -6,13 +6,14 @@ or lies among the dead letters; none gets there before its last attempt; redrive
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from contextlib import AsyncExitStack
 from typing import ClassVar
 
 import trio
 
 from tests.sim.features.base import DONE_WITHIN_S, Feature
+from tests.sim.features.delays import LEVELS_MS
 from tests.sim.world import World
 from trimq import Message, Received, Retry, Start
 
@@ -20,12 +21,14 @@ __all__ = ["Retries"]
 
 GROUP = "sim-triers"
 ATTEMPTS = 3
+TIMES_MAX = 40
+"""A delivery may be repeated, by a failover or a consumer that was cut off; not so often."""
 
 
 class Retries(Feature):
     name: ClassVar[str] = "retries"
     states: ClassVar[tuple[str, ...]] = ("message came again", "last attempt failed", "dead letter redriven")
-    broker: ClassVar[dict[str, object]] = {"delay_levels_ms": (100, 200, 300, 600, 1_000, 2_000)}
+    broker: ClassVar[dict[str, object]] = {"delay_levels_ms": LEVELS_MS}
 
     def __init__(self, world: World, stack: AsyncExitStack) -> None:
         super().__init__(world, stack)
@@ -37,6 +40,7 @@ class Retries(Feature):
         self.redriven: list[str] = []
         self.after: set[str] = set()  # membership only
         self._mended = False
+        self._times: Counter[tuple[str, int]] = Counter()
 
     async def open(self) -> None:
         self.mq = await self.client()
@@ -67,6 +71,9 @@ class Retries(Feature):
             self.violations.append(f"phantom: {body!r} was handed to a handler and nobody sent it")
             return
         self.attempts[body].add(message.attempt)
+        self._times[body, message.attempt] += 1
+        if self._times[body, message.attempt] == TIMES_MAX:
+            self.world.oracle.note(f"for ever: retries: {body} came {TIMES_MAX} times as attempt {message.attempt}")
         if message.attempt > 1:
             self.reached("message came again")
         if not self._mended and message.attempt <= int(body.partition("/")[2]):

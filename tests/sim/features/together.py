@@ -1,14 +1,14 @@
 """Batches and atomic sends: all or none, next to each other in one queue, or in several topics as one entry.
 
 A send that ended unknown is at times repeated with the same messages, which are stored once. Atomic sends are judged
-by their places in the log as well: nothing of anybody else lies between the parts of one.
+by their places in the log as well: no part of another one lies between the parts of one.
 """
 
 from __future__ import annotations
 
 import itertools
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -47,7 +47,7 @@ class Together(Feature):
         self.units: list[Unit] = []
 
     async def open(self) -> None:
-        self.mq = await self.client()
+        self.mq = await self.client(self.world.plan.client_timeout_s)
         self.queues = await self.create(self.mq)
         await self.create(self.mq, self.other)
 
@@ -101,10 +101,20 @@ class Together(Feature):
                 self.units[int(number)].found[int(at)].append(message)
 
     def judge(self) -> list[str]:
-        return [
-            *self.violations,
-            *(text for number, unit in enumerate(self.units) for text in self._judge(number, unit)),
+        found = [text for number, unit in enumerate(self.units) for text in self._judge(number, unit)]
+        return [*self.violations, *found, *self._interleaved()]
+
+    def _interleaved(self) -> list[str]:
+        """An entry is one piece of the log."""
+        places: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        for number, unit in enumerate(self.units):
+            for copies in unit.found.values() if unit.atomic else ():
+                for part in copies:
+                    places[part.queue.group].append((part.position, number))
+        runs = [
+            number for each in places.values() for number, _ in itertools.groupby(number for _, number in sorted(each))
         ]
+        return self.missing("apart", [n for n, count in Counter(runs).items() if count > 1], "atomic sends in pieces")
 
     def _judge(self, number: int, unit: Unit) -> list[str]:
         kind = "atomic send" if unit.atomic else "batch"
