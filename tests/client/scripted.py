@@ -153,6 +153,8 @@ class Cluster:
 
     def __init__(self, groups: Mapping[str, int], *, topics: Mapping[str, int]) -> None:
         self.topics = dict(topics)
+        self.without: dict[str, set[str]] = {}
+        """Topic to the groups that do not have it (yet)."""
         self.groups = {
             name: Group(name, [f"{name}{number}:1" for number in range(count)]) for name, count in groups.items()
         }
@@ -197,16 +199,16 @@ class Cluster:
     def _route(self, command: Command) -> Command:
         topic = command.ext["topic"]
         queues = self.topics.get(topic, 8 if topic == "TBW102" else 0)
-        if not queues:
+        groups = [group for group in self.groups.values() if group.name not in self.without.get(topic, ())]
+        if not queues or not groups:
             return reply(command, ResponseCode.TOPIC_NOT_EXIST)
         route = TopicRouteData(
             brokerDatas=[
-                BrokerData(brokerName=group.name, cluster="C", brokerAddrs=self._addresses(group))
-                for group in self.groups.values()
+                BrokerData(brokerName=group.name, cluster="C", brokerAddrs=self._addresses(group)) for group in groups
             ],
             queueDatas=[
                 QueueData(brokerName=group.name, perm=6, readQueueNums=queues, writeQueueNums=queues)
-                for group in self.groups.values()
+                for group in groups
             ],
         )
         return reply(command, 0, body=route.to_json())

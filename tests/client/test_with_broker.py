@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import anyio
@@ -361,6 +362,34 @@ def test_following_a_topic_sees_what_comes(backend: str, namesrv: str, fresh: Na
                     break
                 await mq.send(topic, b"%d" % len(got))
             assert got == [b"0", b"1", b"2", b"3", b"4"]
+
+    run(backend, body)
+
+
+@BACKENDS
+def test_following_a_topic_sees_the_queues_that_it_gets_later(backend: str, namesrv: str, fresh: Names) -> None:
+    """As on a new topic, whose queues come group by group: nobody waits for the next look at the route, 30 s later."""
+
+    async def body() -> None:
+        topic = fresh("t")
+        async with trimq.connect(namesrv) as mq, mq.producer() as producer, mq.pull() as reader:
+            await mq.admin.create_topic(topic, queues=1)
+            first = await producer.send(trimq.Message(topic=topic, body=b"1"))
+            messages = reader.iterate(topic, start=trimq.Start.LAST, follow=True)
+            with anyio.fail_after(5), anyio.CancelScope() as reading:
+                async with anyio.create_task_group() as tasks:
+
+                    async def send() -> None:
+                        await anyio.sleep(0.1)
+                        await mq.admin.create_topic(topic, queues=2)
+                        new = replace(first.queue, id=1)
+                        await producer.send(trimq.Message(topic=topic, body=b"2"), queue=new)
+                        await producer.send(trimq.Message(topic=topic, body=b"3"), queue=first.queue)
+
+                    tasks.start_soon(send)
+                    got = {(await anext(messages)).body for _ in range(2)}
+            assert not reading.cancelled_caught
+        assert got == {b"2", b"3"}
 
     run(backend, body)
 

@@ -32,8 +32,6 @@ from trimq.testing.status import query, wait_ready_blocking
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-OPEN = ("request_reply", "transaction")
-"""Examples that do not hold on a young three-node cluster yet, an open fault: docs/roadmap.md says what is known."""
 WITHIN_S = 60
 
 
@@ -94,7 +92,7 @@ def test_promised_lines_come_in_order() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(WITHIN_S + 60)
-@pytest.mark.parametrize("path", [path for path in EXAMPLES if path.stem not in OPEN], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_example(path: Path, cluster: LocalCluster) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", str(path), cluster.namesrv_address],

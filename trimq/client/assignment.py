@@ -132,13 +132,18 @@ class Assignment:
         patience = anyio.current_time() + MISSING_S
         with anyio.move_on_after(JOIN_S):
             await self._instance.beat()
+            for topic in self._missing():
+                await self._instance.routes.refresh(topic)  # the leaders have made the group's retry topic by now
             while not await self._rebalance():
-                missing = [topic for topic in self.topics if self._instance.routes.known(topic) is None]
+                missing = self._missing()
                 if set(missing) - {self.retry_topic} and anyio.current_time() > patience:
                     return
                 await anyio.sleep(JOIN_RETRY_S)
                 for topic in missing:
                     await self._instance.routes.refresh(topic)
+
+    def _missing(self) -> list[str]:
+        return [topic for topic in self.topics if self._instance.routes.known(topic) is None]
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Keep assigned, committed and locked until cancelled, or until `leave`."""

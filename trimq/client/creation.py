@@ -16,14 +16,23 @@ log = logging.getLogger(__name__)
 
 
 async def create_missing(instance: Instance, api: BrokerApi, topic: str) -> Route | None:
-    """Have an unknown topic created where that is allowed; returns where. Apache's brokers cannot be asked for it."""
+    """Have an unknown topic created where that is allowed, and wait until the name server knows it there.
+
+    Returns where it would be created. Apache's brokers cannot be asked for it.
+    """
     template = await instance.routes.refresh(DEFAULT_TOPIC)
     if template is None:
         return None
     route = template.provisional(topic, DEFAULT_TOPIC_QUEUES)
+    created: set[str] = set()
     for group in route.groups:
         try:
             await api.create_as_needed(topic, group.name, group.write_queues)
         except TrimqError as error:
             log.info("topic not created", extra={"topic": topic, "group": group.name, "error": error})
+        else:
+            created.add(group.name)
+    if created:
+        # A route that was asked for meanwhile names only some of them.
+        await instance.routes.complete(topic, created)
     return route

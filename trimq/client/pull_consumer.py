@@ -9,6 +9,7 @@ positions at the brokers. Three ways to read:
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -26,17 +27,22 @@ from trimq.client.reader import Holding, Reader
 from trimq.client.received import Received
 from trimq.client.replay import Following, Replay
 from trimq.client.replies import send_reply
-from trimq.errors import BadRequest, Disconnected
+from trimq.errors import BadRequest, Disconnected, TrimqError
 from trimq.message.names import check_group
 from trimq.wire.codes import ResponseCode
 
 __all__ = ["PullConsumer", "open_pull_consumer"]
+
+log = logging.getLogger(__name__)
 
 ANONYMOUS = "TRIMQ_PULL"
 """The consumer group named in pulls of a consumer without one; it never commits."""
 
 READ_AHEAD = 256
 """Messages that `assign` reads ahead per queue."""
+
+FOLLOW_RETRY_S = 1.0
+"""A new queue that could not be taken up is tried again after this."""
 
 
 class PullConsumer:
@@ -56,8 +62,9 @@ class PullConsumer:
     # One read at a time
 
     async def queues(self, topic: str) -> Sequence[Queue]:
-        """All queues of a topic, sorted. Raises `NoRoute` when it does not exist."""
-        return (await self._instance.routes.route(topic)).read_queues
+        """All queues of a topic as the name server knows them now, sorted. Raises `NoRoute` when it does not exist."""
+        routes = self._instance.routes
+        return (await routes.refresh(topic) or await routes.route(topic)).read_queues
 
     async def bounds(self, queue: Queue) -> tuple[int, int]:
         """The oldest offset still kept, and one past the newest."""
@@ -116,7 +123,8 @@ class PullConsumer:
         """Every message of a topic from `start` on, in the order of store times across its queues.
 
         Ends at `until`, else at the end that each queue had when the iteration began. With `follow` it never ends and
-        messages come as they arrive, without an order across queues; its reading ends with this consumer's block.
+        messages come as they arrive, without an order across queues, those of queues that the topic gets later too;
+        its reading ends with this consumer's block.
         `key`: only messages with this business key; brokers that evaluate SQL92 send no others.
         """
         if follow:
@@ -192,6 +200,38 @@ class PullConsumer:
             self._positions[message.queue] = message.offset + 1
             await message._home.acknowledge(message)
         return batch
+
+    async def follow(self, topic: str, position: Position, *, filter: Filter = EVERYTHING) -> None:
+        """Assign all queues of a topic, and from now on each that it gets, from its first message on."""
+        routes = self._instance.routes
+        routes.want(topic)
+        try:
+            await self.assign(dict.fromkeys(await self.queues(topic), position), filter=filter)
+        except BaseException:
+            routes.unwant(topic)
+            raise
+        self._tasks.start_soon(self._keep_following, topic, filter)
+
+    async def _keep_following(self, topic: str, filter: Filter) -> None:
+        routes = self._instance.routes
+        news = anyio.Event()
+        stop_watching = routes.watch(lambda changed: news.set() if changed == topic else None)
+        try:
+            while True:
+                route = routes.known(topic)
+                new = [queue for queue in (route.read_queues if route else ()) if queue not in self._readers]
+                if new:
+                    try:
+                        await self.assign({**dict.fromkeys(self._readers), **dict.fromkeys(new, 0)}, filter=filter)
+                    except TrimqError as error:
+                        log.info("new queues not read yet", extra={"topic": topic, "error": error})
+                        await anyio.sleep(FOLLOW_RETRY_S)
+                        continue
+                await news.wait()
+                news = anyio.Event()
+        finally:
+            stop_watching()
+            routes.unwant(topic)
 
     def _reader(self, queue: Queue) -> Reader:
         reader = self._readers.get(queue)

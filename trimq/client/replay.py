@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -40,7 +40,7 @@ class _Polling(Protocol):
 
     async def queues(self, topic: str) -> Sequence[Queue]: ...
 
-    async def assign(self, queues: Mapping[Queue, Position], *, filter: Filter = ...) -> None: ...
+    async def follow(self, topic: str, position: Position, *, filter: Filter = ...) -> None: ...
 
     async def poll(self, *, max: int = 32, wait: float = 15.0) -> list[Received]: ...
 
@@ -178,7 +178,7 @@ class Following(AsyncIterator[Received]):
         if not self._begun:
             queues = await self._consumer.queues(self._topic)
             wanted = await _narrowed(self._api, queues, self._wanted, self._key)
-            await self._consumer.assign(dict.fromkeys(queues, self._start), filter=wanted)
+            await self._consumer.follow(self._topic, self._start, filter=wanted)
             self._begun = True
         while not self._messages:
             found = await self._consumer.poll()

@@ -56,6 +56,14 @@ class Route:
     def group(self, name: str) -> GroupRoute | None:
         return next((group for group in self.groups if group.name == name), None)
 
+    def has_queues_of(self, other: Route) -> bool:
+        """Whether both name the same queues in the same groups, wherever those are reached and whoever leads them."""
+        mine, its = (
+            {group.name: (group.read_queues, group.write_queues, group.perm) for group in route.groups}
+            for route in (self, other)
+        )
+        return mine == its
+
     @property
     def read_queues(self) -> tuple[Queue, ...]:
         """All queues that may be read, sorted."""

@@ -1,16 +1,26 @@
 package interop;
 
 import java.nio.charset.StandardCharsets;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicInteger;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
 import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
+import org.apache.rocketmq.client.producer.RequestCallback;
 import org.apache.rocketmq.client.utils.MessageUtil;
 import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
 import org.apache.rocketmq.common.message.Message;
 import org.apache.rocketmq.common.message.MessageExt;
 
-/** `request topic= group= count=`: a requester and, as another client instance, the consumer that replies. */
+/**
+ * `request topic= group= count=`: a requester and, as another client instance, the consumer that replies.
+ *
+ * It asks with a queue selector and a callback. The client's blocking `request` returns as soon as the request is stored
+ * and calls that a timeout, and the callback without a selector is called then, with no reply (apache/rocketmq #6726,
+ * #9319, #10613), whatever broker it talks to.
+ */
 final class RequestReply {
     private RequestReply() {
     }
@@ -52,8 +62,7 @@ final class RequestReply {
             boolean open = true;
             for (int attempt = 0; open && attempt < 10; attempt++) {
                 try {
-                    Message reply = producer.request(
-                        new Message(options.text("topic"), body.getBytes(StandardCharsets.UTF_8)), 5000);
+                    Message reply = ask(producer, new Message(options.text("topic"), body.getBytes(StandardCharsets.UTF_8)));
                     open = false;
                     answered++;
                     if (!new String(reply.getBody(), StandardCharsets.UTF_8).equals("reply to " + body)) {
@@ -72,5 +81,24 @@ final class RequestReply {
         consumer.shutdown();
         replies.shutdown();
         Out.say("done", "sent", count, "answered", answered, "wrong", wrong, "errors", errors);
+    }
+
+    private static final AtomicInteger TURN = new AtomicInteger();
+
+    private static Message ask(DefaultMQProducer producer, Message request) throws Exception {
+        CompletableFuture<Message> answer = new CompletableFuture<>();
+        producer.request(request, (queues, message, turn) -> queues.get((Integer) turn % queues.size()),
+            TURN.getAndIncrement(), new RequestCallback() {
+                @Override
+                public void onSuccess(Message reply) {
+                    answer.complete(reply);
+                }
+
+                @Override
+                public void onException(Throwable problem) {
+                    answer.completeExceptionally(problem);
+                }
+            }, 5000);
+        return answer.get(7, TimeUnit.SECONDS);
     }
 }
