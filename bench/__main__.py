@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -72,6 +73,7 @@ def main(
 ) -> None:
     """Measure, print every goal with figure, peer, ratio and verdict; samples are kept in .bench/results.jsonl."""
     clock = Clock(minutes)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that every server is stopped on the way out
     if quick:
         rounds, seconds = 1, 0.5
     if compare:

@@ -190,7 +190,7 @@ class RabbitMQ:
             program = shutil.which("epmd")
             if program is None:
                 raise NotToBeHad("no epmd on this machine")
-            self.running.start("epmd", [program], env={"ERL_EPMD_PORT": str(self._mapper)})
+            self.running.start("epmd", [program], env={"ERL_EPMD_PORT": str(self._mapper), "HOME": str(self._home)})
         (self._home / "plugins").write_text("[].\n")
         cookie = self._home / ".erlang.cookie"
         if not cookie.exists():

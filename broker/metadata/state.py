@@ -34,7 +34,6 @@ from broker.metadata.timers import Timers
 from broker.metadata.topics import Topics
 from broker.metadata.transactions import Transactions
 from broker.store.entry import Entry, EntryKind
-from trimq.message.properties import get as get_property
 
 if TYPE_CHECKING:
     from trimq.message.record import RecordHead
@@ -149,8 +148,11 @@ class GroupState:
             raise KeyError(topic.decode(errors="replace"))
         return info.tid
 
-    def apply_records(self, entry: Entry, heads: Sequence[RecordHead]) -> None:
-        """Enter producer runs and message ids of an entry's records. Called once per messages entry."""
+    def apply_records(self, entry: Entry, heads: Sequence[RecordHead], ids: Sequence[bytes | None]) -> None:
+        """Enter producer runs and message ids of an entry's records. Called once per messages entry.
+
+        `ids`: the UNIQ_KEY of each record, which the dispatcher has taken out for the key index anyway.
+        """
         runs, own = self._runs, self._own
         self._runs, self._own = (), ()
         if heads:
@@ -162,10 +164,13 @@ class GroupState:
         if not window.enabled:
             return
         window.turn(self.log_time)
-        for head in uncovered(heads, runs, own):
-            uniq = get_property(head.properties, UNIQ_KEY)
-            if uniq:
-                window.enter(id_key(head.topic, uniq, head.reconsume_times), head.position)
+        covered = _covered(len(heads), runs, own) if runs or own else bytes(len(heads))
+        if covered is None:
+            return
+        enter = window.enter
+        for head, uniq, mark in zip(heads, ids, covered, strict=True):
+            if uniq and not mark:
+                enter(id_key(head.topic, uniq, head.reconsume_times), head.position)
 
     def entry_applied(self, entry: Entry, touched: Mapping[int, int]) -> None:
         """The entry is applied in full; its messages can be read. Tells the listeners."""

@@ -15,7 +15,7 @@ Nothing here waits or knows what a record means.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from broker.metadata.ops import OwnRecords, ProducerRun, Producers, assemble, encode_op
@@ -109,6 +109,13 @@ class OpenBatch:
         """The record was packed for position `at`."""
         self.records.append(record)
         size = len(record)
+        self.at += size
+        self.cost += size
+
+    def add_records(self, records: Sequence[bytes]) -> None:
+        """The records were packed for positions back to back from `at` on."""
+        self.records += records
+        size = sum(map(len, records))
         self.at += size
         self.cost += size
 

@@ -122,10 +122,9 @@ class Sends(Terms):
                 return
         elif not req.own:
             uniq = get_property(req.properties, UNIQ_KEY)
-            if uniq is None:
+            if uniq is None:  # the new id is nobody else's: there is nothing to look up
                 req.properties = identified(req.properties, self._new_id())
-                uniq = get_property(req.properties, UNIQ_KEY)
-            if uniq is not None and self.state.id_window.enabled:
+            elif self.state.id_window.enabled:
                 key_hash = id_key(req.topic, uniq, req.reconsume_times)
                 if view.find_id(key_hash) is not None:
                     self._foreign(term, Held(req, (_element(req),), answer, batch=False), {})
@@ -276,17 +275,19 @@ class Sends(Terms):
         places: dict[int, Place] = {}
         unread: list[int] = []
         ids: list[bytes | None] = []
+        find_id = term.view.find_id
         for number, element in enumerate(send.elements):
             uniq = get_property(element.properties, UNIQ_KEY)
             if uniq is None:
                 element = BatchElement(element.body, identified(element.properties, self._new_id()), element.flag)
-                uniq = get_property(element.properties, UNIQ_KEY)
             elements.append(element)
             ids.append(uniq)
-            known_by_id = enabled and uniq is not None
-            key_hash = id_key(head.topic, uniq or b"", head.reconsume_times) if known_by_id else -1
+            if uniq is None or not enabled:  # a new id is nobody else's: there is nothing to look up
+                hashes.append(-1)
+                continue
+            key_hash = id_key(head.topic, uniq, head.reconsume_times)
             hashes.append(key_hash)
-            suspect = term.view.find_id(key_hash) if known_by_id else None
+            suspect = find_id(key_hash)
             if suspect is None:
                 continue
             place = self._repeated(term, suspect, head, element, known)
@@ -392,8 +393,7 @@ class Sends(Terms):
             batch.add_op(op)
             view.apply(info)
         ordinal = len(batch.records)
-        for record in records:
-            batch.add_record(record)
+        batch.add_records(records)
         view.next[key] = queue_offset
         if head.mark is not None:
             assert len(elements) == 1, "a mark belongs to one message"
@@ -407,9 +407,11 @@ class Sends(Terms):
         elif head.own:
             batch.add_own(ordinal, len(records))
         else:
+            add_id = view.add_id
             for number, position in zip(fresh, positions, strict=True):
-                if hashes[number] >= 0:
-                    view.add_id(hashes[number], position)
+                key_hash = hashes[number]
+                if key_hash >= 0:
+                    add_id(key_hash, position)
         if answer is None or answer.oneway:
             return
         if places:

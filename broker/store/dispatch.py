@@ -50,8 +50,8 @@ class StateMachine(Protocol):
         """The id of a topic. Raises `KeyError`: the log is broken."""
         ...
 
-    def apply_records(self, entry: Entry, heads: Sequence[RecordHead]) -> None:
-        """Called once per messages entry, before `entry_applied`."""
+    def apply_records(self, entry: Entry, heads: Sequence[RecordHead], ids: Sequence[bytes | None]) -> None:
+        """Called once per messages entry, before `entry_applied`. `ids`: the UNIQ_KEY of each record, if it has one."""
         ...
 
     def entry_applied(self, entry: Entry, touched: Mapping[int, int]) -> None:
@@ -158,13 +158,16 @@ class Dispatcher:
         touched: dict[int, int] = {}
         if entry.kind == EntryKind.MESSAGES:
             heads = list(iter_records(entry.records))
-            self._enter(heads, touched)
-            machine.apply_records(entry, heads)
+            machine.apply_records(entry, heads, self._enter(heads, touched))
         self.index, self.end = entry.index, entry.end
         machine.entry_applied(entry, touched)
 
-    def _enter(self, heads: Sequence[RecordHead], touched: dict[int, int]) -> None:
-        append, topic_id = self._queues.append, self._machine.topic_id
+    def _enter(self, heads: Sequence[RecordHead], touched: dict[int, int]) -> list[bytes | None]:
+        """Into the queues, neighbours at once, and into the key index; returns the UNIQ_KEY of each."""
+        topic_id = self._machine.topic_id
+        ids: list[bytes | None] = []
+        run: list[int] = []
+        run_key, run_first, expected = -1, 0, 0
         hashes: list[int] = []
         seconds: list[int] = []
         positions: list[int] = []
@@ -186,7 +189,14 @@ class Dispatcher:
                 code = due_time(head.properties)
             else:
                 code = _code_of(tag) if tag else 0
-            touched[key] = append(key, head.queue_offset, position, head.size, code)
+            if key != run_key or head.queue_offset != expected:
+                if run:
+                    touched[run_key] = self._queues.extend(run_key, run_first, run)
+                    run = []
+                run_key, run_first = key, head.queue_offset
+            run += (position, head.size, code)
+            expected = head.queue_offset + 1
+            ids.append(uniq)
             if uniq:
                 hashes.append(crc32(uniq, seed))
                 seconds.append(head.store_ms // 1000)
@@ -197,5 +207,8 @@ class Dispatcher:
                         hashes.append(crc32(word, seed))
                         seconds.append(head.store_ms // 1000)
                         positions.append(position)
+        if run:
+            touched[run_key] = self._queues.extend(run_key, run_first, run)
         if hashes:
             self._keys.extend(hashes, seconds, positions)
+        return ids

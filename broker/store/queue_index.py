@@ -11,7 +11,7 @@ Queue key = `topic id << 16 | queue id`.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -137,6 +137,18 @@ class QueueIndex:
         return words[0] if words else 0
 
     # -- the dispatcher ------------------------------------------------------------------------------------------------
+
+    def extend(self, key: int, first: int, units: Sequence[int]) -> int:
+        """Enter records with offsets from `first` on, three words each; returns the queue's end."""
+        queue = self._queues.get(key)
+        if queue is not None and first == queue.end:
+            queue.words.extend(units)
+            return queue.end
+        end = first
+        for at in range(0, len(units), UNIT_WORDS):
+            position, size, tags_code = units[at : at + UNIT_WORDS]
+            end = self.append(key, first + at // UNIT_WORDS, position, size, tags_code)
+        return end
 
     def append(self, key: int, offset: int, position: int, size: int, tags_code: int) -> int:
         """Enter one record; returns the queue's end. Raises `StoreBroken` when the log contradicts itself."""

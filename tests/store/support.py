@@ -14,6 +14,7 @@ from broker.store.entry import START, Entry, EntryId, EntryKind, fits, seal_entr
 from broker.store.fs import FileSystem
 from broker.store.fs_memory import MemoryFileSystem
 from broker.store.message_store import MessageStore, StoreConfig, open_message_store
+from trimq.message.properties import get as get_property
 from trimq.message.record import RecordHead, pack_record
 
 LINEAGE = 0x1234ABCD
@@ -121,7 +122,8 @@ class Tables:
     def topic_id(self, topic: bytes) -> int:
         return self.topics[topic]
 
-    def apply_records(self, entry: Entry, heads: Sequence[RecordHead]) -> None:
+    def apply_records(self, entry: Entry, heads: Sequence[RecordHead], ids: Sequence[bytes | None]) -> None:
+        assert list(ids) == [get_property(head.properties, b"UNIQ_KEY") for head in heads]
         self.records += len(heads)
 
     def entry_applied(self, entry: Entry, touched: Mapping[int, int]) -> None:

@@ -288,7 +288,7 @@ def apply_entry(state: GroupState, queues: Queues, entry: Entry) -> None:
             key = key_of(state.topic_id(head.topic), head.queue_id)
             assert head.queue_offset == queues.next_offset(key), "queue offsets are dense"
             queues.ends[key] = touched[key] = head.queue_offset + 1
-        state.apply_records(entry, heads)
+        state.apply_records(entry, heads, [get_property(head.properties, b"UNIQ_KEY") for head in heads])
     state.entry_applied(entry, touched)
 
 

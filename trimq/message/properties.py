@@ -128,6 +128,8 @@ def format(pairs: Mapping[str, str]) -> str:
 def get(raw: bytes, name: bytes) -> bytes | None:
     """The value of one property as it is stored, or None; agrees with `parse`."""
     key = name + b"\x01"
+    if key not in raw:
+        return None
     end = len(raw)
     while (at := raw.rfind(b"\x02" + key, 0, end)) >= 0:
         start = at + 1 + len(key)
