@@ -54,15 +54,19 @@ def _subject(text: str, work: Path) -> Open:
 
 def table(samples: Samples, a: str, b: str) -> str:
     """B ÷ A for every scenario: rates, and CPU time a message in all processes."""
-    lines = [f"{'scenario':44} {'A: ' + a:>16} {'B: ' + b:>16} {'B÷A':>6} {'min':>6} {'max':>6}  CPU of the leader B÷A"]
+    lines = [
+        f"{'scenario':44} {'A: ' + a:>16} {'B: ' + b:>16} {'B÷A':>6} {'min':>6} {'max':>6}  CPU B÷A: leader, follower"
+    ]
     for scenario in dict.fromkeys(s.scenario for s in samples.all):
         ratio = samples.ratio((scenario, b), (scenario, a))
         first, second = samples.spread(scenario, a), samples.spread(scenario, b)
         if ratio is None or first is None or second is None:
             continue
-        cpu = samples.ratio((scenario, b), (scenario, a), "cpu_us:leader")
+        roles = ("cpu_us:leader", "cpu_us:follower 1")
+        cpu = [samples.ratio((scenario, b), (scenario, a), role) for role in roles]
+        spent = ", ".join(number(each.median if each is not None else None) for each in cpu)
         lines.append(
             f"{scenario:44} {number(first.median):>16} {number(second.median):>16} {ratio.median:6.2f} "
-            f"{ratio.low:6.2f} {ratio.high:6.2f}  {cpu.median if cpu else float('nan'):.2f}"
+            f"{ratio.low:6.2f} {ratio.high:6.2f}  {spent}"
         )
     return "\n".join(lines)
