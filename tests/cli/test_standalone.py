@@ -103,6 +103,20 @@ def test_send_consume_and_look_around(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_bench_measures_what_it_sent(tmp_path: Path) -> None:
+    with standalone(tmp_path) as namesrv:
+        common = ("-n", namesrv, "--json")
+        (late,) = json.loads(trimq(tmp_path, "bench", "latency", *common, "--rate", "50", "--seconds", "1"))
+        assert late["missing"] == 0
+        assert 35 <= late["messages"] <= 40
+        assert 0 < late["p50_ms"] <= late["p99_ms"] <= late["max_ms"] < 20_000
+        words = ("--messages", "1024", "--bytes", "100", "--consumers", "1", "--consumers", "2")
+        read = json.loads(trimq(tmp_path, "bench", "consume", *common, *words))
+        assert [(row["consumers"], row["messages"]) for row in read] == [(1, 1024), (2, 1024)]
+        assert all(row["per_second"] > 10 for row in read)
+
+
+@pytest.mark.slow
 def test_messages_are_still_there_after_a_restart(tmp_path: Path) -> None:
     with standalone(tmp_path) as namesrv:
         trimq(tmp_path, "send", "-n", namesrv, "kept", "before")

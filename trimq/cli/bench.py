@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import click
 
-from trimq.cli.output import json_option, namesrv_option
+from trimq.cli.output import json_option, namesrv_option, print_json, print_table
 from trimq.cli.run import run_async
 
 
@@ -59,3 +59,72 @@ def produce(namesrv: str, topic: str, queues: int, seconds: float, as_json: bool
             f"{row.p99_ms:.2f}",
         )
     Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+@bench.command()
+@namesrv_option
+@click.option("--topic", default="trimq-bench-latency", show_default=True)
+@click.option(
+    "--rate", type=click.FloatRange(1), multiple=True, default=(100, 1000), show_default=True, help="A second."
+)
+@click.option("--seconds", type=click.FloatRange(0.1), default=5.0, show_default=True, help="Per rate.")
+@click.option("--bytes", "body_bytes", type=click.IntRange(8), default=1024, show_default=True)
+@json_option
+def latency(namesrv: str, topic: str, rate: tuple[float, ...], seconds: float, body_bytes: int, as_json: bool) -> None:
+    """From when a message is due to when a consumer has it, at fixed rates (open loop)."""
+    from trimq.bench.end_to_end import Latency
+    from trimq.bench.end_to_end import latency as measure
+
+    found: list[Latency] = []
+
+    async def run() -> None:
+        for each in rate:
+            found.append(await measure(namesrv, topic, rate=each, seconds=seconds, body_bytes=body_bytes))
+
+    run_async(run)
+    rows = [asdict(each) for each in found]
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        [name.replace("_", " ") for name in rows[0]],
+        [[f"{value:,.2f}" if isinstance(value, float) else value for value in row.values()] for row in rows],
+        title=f"from due to consumed, {namesrv}",
+    )
+
+
+@bench.command()
+@namesrv_option
+@click.option("--topic", default=None, help="A topic of its own for each run.  [default: a new one]")
+@click.option("--messages", type=click.IntRange(256), default=50_000, show_default=True)
+@click.option("--consumers", type=click.IntRange(1), multiple=True, default=(1,), show_default=True)
+@click.option("--bytes", "body_bytes", type=click.IntRange(1), default=1024, show_default=True)
+@json_option
+def consume(
+    namesrv: str, topic: str | None, messages: int, consumers: tuple[int, ...], body_bytes: int, as_json: bool
+) -> None:
+    """How fast a consumer group reads a topic from its beginning."""
+    import random
+
+    from trimq.bench.end_to_end import Rate, catch_up
+
+    found: list[Rate] = []
+
+    async def run() -> None:
+        for count in consumers:
+            name = topic or f"trimq-bench-{random.SystemRandom().getrandbits(32):08x}"
+            group = f"{name}-{count}"
+            found.append(
+                await catch_up(namesrv, name, group, messages=messages, consumers=count, body_bytes=body_bytes)
+            )
+
+    run_async(run)
+    rows = [{**asdict(each), "per_second": round(each.per_second)} for each in found]
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        ["consumers", "messages", "seconds", "messages/s"],
+        [[row["consumers"], row["messages"], f"{row['seconds']:.2f}", row["per_second"]] for row in rows],
+        title=f"read from the beginning, {namesrv}",
+    )
