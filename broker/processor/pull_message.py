@@ -71,6 +71,9 @@ def parse_failed(error: FilterError) -> Refused:
     return Refused(ResponseCode.SUBSCRIPTION_PARSE_FAILED, f"parse the subscription failed: {error}")
 
 
+FORMER_MASTER = "this replica was the master, and does not know yet whether what it alone holds still counts"
+
+
 class PullProcessor:
     """Serves pulls of one replica and owns what happens to those that are held."""
 
@@ -253,6 +256,10 @@ class PullProcessor:
             return
         if self._intake.fenced and (target := self._intake.moved_to(pull.group, pull.key)) is not None:
             self._respond(pull, ResponseCode.PULL_OFFSET_MOVED, target, remark="OFFSET_RESET")
+            return
+        if not self._replicator.serves_reads:
+            if not (may_hold and self._hold(pull)):
+                self._respond(pull, ResponseCode.PULL_RETRY_IMMEDIATELY, pull.offset, remark=FORMER_MASTER)
             return
         low, end = self._bounds(pull.key)
         if not low <= pull.scanned < end:

@@ -8,7 +8,7 @@ import trio
 
 from broker.metadata.state import GroupState
 from broker.processor.request import Refused, Request
-from broker.replication.base import Replicator
+from broker.replication.base import NotLeader, Replicator
 from broker.store.errors import StoreError
 from trimq.errors import RecordError
 from trimq.message import properties
@@ -36,8 +36,13 @@ class QueryProcessor:
         self._store = store
         self._replicator = replicator
 
+    def _check(self) -> None:
+        if not self._replicator.serves_reads:
+            raise NotLeader(self._replicator.leader)
+
     async def view(self, request: Request) -> bytes:
         """Code 33: the stored message at a position."""
+        self._check()
         header = ViewMessageHeader.from_ext(request.ext)
         found = await self._record(header.offset)
         if found is None:
@@ -49,6 +54,7 @@ class QueryProcessor:
 
     async def query(self, request: Request) -> bytes:
         """Code 12: messages with a key, newest first, as stored."""
+        self._check()
         header = QueryMessageHeader.from_ext(request.ext)
         topic = self._state.topics.get(header.topic.encode())
         nothing = Refused(ResponseCode.QUERY_NOT_FOUND, "can not find message, maybe time range not correct")

@@ -477,6 +477,11 @@ class Replicator(Protocol):
     def has_room(self) -> bool: ...
 
     @property
+    def serves_reads(self) -> bool:
+        """False on a former master until it leads again or follows another: what it alone holds may be given up."""
+        ...
+
+    @property
     def leader(self) -> LeaderHint: ...
 
     @property

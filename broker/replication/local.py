@@ -131,6 +131,7 @@ class LocalReplicator:
         return self._leading and not self._draining
 
     shortage = ""
+    serves_reads = True
 
     @property
     def has_room(self) -> bool:

@@ -130,6 +130,7 @@ class RaftReplicator:
         self._mending: Mending | None = None
         self._failed_since = math.inf
         self._rewinding = False
+        self._had_core = False
         self._changes = MemberChanges(self._leading, self._moved, self._place)
         self._hand_over = HandOver(config.group, source, self._leading, self._moved, rng)
         self.rules = GroupRules()
@@ -191,6 +192,16 @@ class RaftReplicator:
             core.last.end - self._commit_end <= UNCOMMITTED_MAX_BYTES
             and self._commit_end - self._store.dispatched_end <= UNDISPATCHED_MAX_BYTES
         )
+
+    @property
+    def serves_reads(self) -> bool:
+        core = self._core
+        if core is None:
+            return self._had_core or self._plain
+        if self.leads or self._plain:
+            return True
+        # The next master's first entry names it, so behind that one stands nothing that was given up.
+        return detail_of(core.membership).master != self.node_id
 
     @property
     def shortage(self) -> str:
@@ -408,6 +419,7 @@ class RaftReplicator:
 
     def core_started(self, core: RaftCore) -> None:
         self.rules.uuid = str(self._check_alive().hello()["uuid"])
+        self._had_core = True
         self._note_commit(core, core.commit)
 
     def form_entries(self) -> None:

@@ -1,8 +1,9 @@
 """How a master-slave replica finds the others, through the name servers: founding, joining, coming back elsewhere.
 
 An empty master founds its group only when no replica registered under its brokerName holds data: otherwise a master
-whose disk was lost would begin a second history. An empty slave, and a replica that has heard of no master for a
-while, ask who leads and ask that one to be let in. Whoever waits says for whom, once in a while.
+whose disk was lost would begin a second history. It looks for two seconds, since the others may be starting, too. An
+empty slave, and a replica that has heard of no master for a while, ask who leads and ask that one to be let in. Whoever
+waits says for whom, once in a while.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ links bring news."""
 LOST_S = 3.0
 """A replica that belongs to a group and knows no master for so long looks for one elsewhere."""
 SAY_S = 10.0
+FOUND_S = 2.0
+"""An empty master looks for so long whether somebody registers who has its group's data, before it founds one."""
 ASK_S = 1.0
 
 
@@ -54,6 +57,7 @@ class Joining:
         self._address = address
         self._next_word = 0.0
         self._news = trio.Event()
+        self._alone_since = trio.current_time()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Look for the others while there is need, until cancelled."""
@@ -84,6 +88,7 @@ class Joining:
         others = await self._others()
         if others is None:
             self._say("no name server answers: whether this group has data elsewhere is not known")
+            self._alone_since = trio.current_time()
             return
         told = [status for address in others if (status := await self._status(address)) is not None]
         leading = [status for status in told if status["ready"]]
@@ -95,9 +100,12 @@ class Joining:
             names = ", ".join(status["node"] for status in told if status["formed"])
             self._say(f"{names} holds this group's data and has no master: promote it")
         elif config.broker_id == 0:
-            replicator.may_found = True
+            if not self._config.namesrv or trio.current_time() - self._alone_since >= FOUND_S:
+                replicator.may_found = True
+            return  # still alone
         else:
             self._say("the master of this group is not there yet")
+        self._alone_since = trio.current_time()
 
     async def _others(self) -> list[str] | None:
         """Client addresses of the other replicas that are registered; None when no name server answers."""

@@ -179,7 +179,12 @@ async def test_an_old_master_whose_tail_was_given_up_is_taken_back_whole(autojum
         await until(lambda: cluster.leader() is slave)
         async with open_user(cluster.world, slave.replica().address) as user:
             assert (await user.send("T", b"new")).ext["queueOffset"] == "1"
+        cluster.world.network.cut("10.0.0.1", ["10.0.0.2"])
         await old.start()
+        async with open_user(cluster.world, old.replica().address) as user:
+            early = await user.pull("T", 0, 0)
+            assert (early.code, early.body) == (ResponseCode.PULL_RETRY_IMMEDIATELY, b""), "it may be given up"
+        cluster.world.network.heal()
         await until(lambda: len(in_sync(cluster)) == 2, 20)
         await equal(cluster)
         for node in cluster.nodes:

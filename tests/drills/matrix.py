@@ -172,8 +172,9 @@ async def run_cell_by_processes(cell: Cell, cluster: LocalCluster) -> Observed:
         cluster.kill("n0")
         if cell.blow is Blow.MACHINE:
             shutil.rmtree(cluster.store_path("n0", group))
-        cluster.start()
+        cluster.start("n1")
         await slaves.formed(asker, cluster, "n1")
+        cluster.start("n0")
         steps = await _mend_processes(asker, cluster)
         await slaves.whole(asker, cluster)
         await quiet(asker, cluster, group)
