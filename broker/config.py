@@ -369,6 +369,8 @@ def parse_settings(settings: Mapping[str, str], *, defaults: Mapping[str, str] |
     for name in ("register_period_s", "slave_timeout_s", "flush_timeout_s"):
         if name in found:
             found[name] = found[name] / 1000
+    if "disk_used_ratio" in found:  # alone in a file it moves the limit above it along, which RocketMQ does not compare
+        found.setdefault("disk_clean_ratio", max(BrokerConfig().disk_clean_ratio, found["disk_used_ratio"]))
     notices = [f"unknown setting, ignored: {key}" for key in unknown]
     notices += [f"no effect: {', '.join(keys)} ({reason})" for reason, keys in idle.items()]
     return Loaded(replace(BrokerConfig(), **found).check(), tuple(notices))

@@ -197,7 +197,7 @@ class RaftReplicator:
     def serves_reads(self) -> bool:
         core = self._core
         if core is None:
-            return self._had_core or self._plain
+            return self._plain or (self._had_core and not self._rewinding)
         if self.leads or self._plain:
             return True
         # The next master's first entry names it, so behind that one stands nothing that was given up.

@@ -166,6 +166,7 @@ async def run_cell_by_processes(cell: Cell, cluster: LocalCluster) -> Observed:
     async with trimq.connect(cluster.namesrv_address) as client, open_remoting_client(AnyioNetwork()) as asker:
         (queue,) = await slaves.make_topic(client, cluster, 1)
         acked = await slaves.send(client, queue, [b"%d" % number for number in range(FOLLOWED)])
+        await quiet(asker, cluster, group)
         cluster.kill("n1")
         await trio.sleep(1)
         acked += await slaves.send(client, queue, [b"%d" % n for n in range(FOLLOWED, FOLLOWED + CUT_OFF)])

@@ -241,6 +241,7 @@ async def give_up_a_tail(cluster: LocalCluster) -> Tail:
     ):
         (queue,) = await make_topic(client, cluster, 1)
         acked = await send(client, queue, [b"both %d" % number for number in range(100)])
+        await quiet(asker, cluster, group)
         cluster.kill("n1")
         await trio.sleep(1)
         tail = [b"tail %d" % number for number in range(TAIL)]
