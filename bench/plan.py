@@ -149,6 +149,7 @@ STEPS: Sequence[Step] = (
     Step(name="standalone", subjects={}, takes=[], start_s=20, alone=scale.standalone),
     Step(name="queues", subjects={}, takes=[], start_s=150, alone=scale.queues),
     Step(name="recovery", subjects={}, takes=[], start_s=100, alone=scale.recovery),
+    Step(name="connections", subjects={}, takes=[], start_s=45, alone=scale.connections),
     Step(name="backlog", subjects={}, takes=[], start_s=110, alone=scale.backlog),
     _longer(_step("failover-nats", {"failover, kill -9": ["NATS always"]}, rounds=3), 12.0),
     _longer(_step("failover-rocketmq", {"failover, kill -9": ["RocketMQ DLedger"]}, rounds=2, start_s=45), 20.0),

@@ -22,7 +22,7 @@ from bench.usage import Usage, resident_mb
 from trimq.errors import TrimqError
 from trimq.testing import status
 
-__all__ = ["Measure", "Sizes", "backlog", "queues", "recovery", "standalone"]
+__all__ = ["Measure", "Sizes", "backlog", "connections", "queues", "recovery", "standalone"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +35,7 @@ class Sizes:
     """Of 100 queues each."""
     backlog: int = 2_000_000
     log_gib: float = 2.0
+    connections: int = 10_000
 
 
 Found = Callable[[str, int, float, str], None]
@@ -45,16 +46,20 @@ _IDLE_S = 6.0
 
 
 def standalone(home: Path, sizes: Sizes, found: Found) -> None:
-    """From the start of the process until its broker takes a message, and its resident memory then."""
+    """From the start of the process until it says that it is ready, and stored a message; its resident memory then."""
     for at in range(sizes.rounds):
         namesrv, broker = free_ports(2)
         begin = time.monotonic()
         process = subprocess.Popen(
             [sys.executable, "-m", "trimq.cli", "standalone", "--dir", str(home / str(at)), "--port", str(namesrv),
              "--broker-port", str(broker)],
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         try:
+            assert process.stdout is not None
+            if not process.stdout.readline().startswith("ready"):
+                raise NotToBeHad("trimq standalone does not start")
+            found("standalone, ready", at, time.monotonic() - begin, "s")
             _first_send(f"127.0.0.1:{namesrv}", begin + 20)
             found("standalone, first message stored", at, time.monotonic() - begin, "s")
             found("standalone, resident", at, resident_mb(process.pid), "MB")
@@ -126,6 +131,24 @@ def _topics(peer: Trimq, first: int, end: int) -> None:
                 await client.admin.create_topic(f"many{number}", queues=_PER_TOPIC)
 
     trio.run(main)
+
+
+def connections(home: Path, sizes: Sizes, found: Found) -> None:
+    """The send rate beside idle connections to the same replica, and what each of them takes of its memory."""
+    with opener("trimq", "")(home) as peer:
+        address, pid = peer.address(), peer.processes()["leader"]
+        before = resident_mb(pid)
+        for wanted in (0, sizes.connections // 10, sizes.connections):
+            with ExitStack() as stack:
+                for _ in range(wanted):
+                    stack.enter_context(socket.create_connection(address, timeout=5))
+                time.sleep(1)
+                if wanted:
+                    grown = (resident_mb(pid) - before) * 1000 / wanted
+                    found(f"memory per idle connection, {wanted:,} of them", 0, grown, "kB")
+                for at in range(min(3, sizes.rounds)):
+                    run = drive(address, Sends([("bench", 0)], 1024), window=256, seconds=sizes.seconds)
+                    found(f"1 KiB, 256 in flight, beside {wanted:,} connections", at, run.per_second, "msg/s")
 
 
 def backlog(home: Path, sizes: Sizes, found: Found) -> None:
