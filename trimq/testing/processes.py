@@ -29,18 +29,20 @@ def start(command: Sequence[str], *, token: str, log: Path, cwd: Path) -> int:
             start_new_session=True,
         )
     # Whoever called us may outlive the child: without this the dead child would stay a zombie and look alive.
-    _children[child.pid] = child
+    _children[child.pid] = child, token
     return child.pid
 
 
-_children: dict[int, subprocess.Popen[bytes]] = {}
+_children: dict[int, tuple[subprocess.Popen[bytes], str]] = {}
+"""Our own, by pid, each with its token."""
 
 
 def alive(pid: int, token: str) -> bool:
     """Whether `pid` runs and is the process that was started with `token`."""
-    child = _children.get(pid)
-    if child is not None and child.poll() is not None:
-        return False
+    if (own := _children.get(pid)) is not None and own[1] == token:
+        # Nobody else's pid before it is polled. Its environment is not looked at: in the middle of exec, which a busy
+        # machine can stretch, a process has none yet.
+        return own[0].poll() is None
     try:
         environment = Path(f"/proc/{pid}/environ").read_bytes()
         state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
