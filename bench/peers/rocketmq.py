@@ -18,7 +18,7 @@ import trio
 import trimq
 from bench.peers.base import Address, NotToBeHad, Open, Processes, free_ports, until
 from bench.rocketmq_dialect import Pulls, Sends
-from bench.thin import Dialect, drive
+from bench.thin import Dialect, Refused, drive
 from trimq.errors import TrimqError
 
 __all__ = ["opener"]
@@ -173,10 +173,14 @@ class RocketMQ:
             return partial(self.start, victim)
         return partial(self.running.signal, victim, signal.SIGCONT)
 
-    def warm_up(self) -> None:
-        """The JIT compiler's share: not measured."""
+    def warm_up(self) -> bool:
+        """The JIT compiler's share is not measured. False while a master refuses because its slaves are not there yet."""
         address, dialect = self.sends(1024)
-        drive(address, dialect, window=256, messages=40_000)
+        try:
+            drive(address, dialect, window=256, messages=40_000)
+        except Refused:
+            return False
+        return True
 
 
 def opener(name: str, about: str, *, dledger: bool) -> Open:
@@ -191,8 +195,8 @@ def opener(name: str, about: str, *, dledger: bool) -> Open:
         peer = RocketMQ(name, about, home, dledger=dledger)
         try:
             peer.start("namesrv", *_NODES)
-            until("a topic that takes messages", partial(peer.create_topic, "bench", 8), peer.running, within_s=90)
-            peer.warm_up()
+            until("a topic that takes messages", partial(peer.create_topic, "bench", 8), peer.running, within_s=150)
+            until("a warm compiler and slaves in sync", peer.warm_up, peer.running, within_s=90)
             yield peer
         finally:
             peer.running.stop()
