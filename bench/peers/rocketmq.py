@@ -174,7 +174,7 @@ class RocketMQ:
         return partial(self.running.signal, victim, signal.SIGCONT)
 
     def warm_up(self) -> bool:
-        """The JIT compiler's share is not measured. False while a master refuses because its slaves are not there yet."""
+        """The JIT compiler's share is not measured. False while a master refuses: its slaves are not there yet."""
         address, dialect = self.sends(1024)
         try:
             drive(address, dialect, window=256, messages=40_000)
