@@ -24,7 +24,7 @@ from trimq.message.batch import iter_batch
 from trimq.message.properties import parse
 from trimq.wire.body.group import Hello
 from trimq.wire.body.route import BrokerData, QueueData, TopicRouteData
-from trimq.wire.codes import RequestCode, ResponseCode
+from trimq.wire.codes import VERSION, RequestCode, ResponseCode
 from trimq.wire.command import Command, decode, encode
 from trimq.wire.frame import FrameDecoder
 from trimq.wire.headers.send import SendHeader
@@ -56,6 +56,7 @@ class Group:
     registered: str | None = None
     """Whom the name server believes to lead."""
     ours: bool = True
+    version: int = VERSION
     hints: bool = True
     log: list[Stored] = field(default_factory=list)
     tables: dict[str, tuple[int, dict[tuple[int, int], dict[str, str]]]] = field(default_factory=dict)
@@ -190,7 +191,9 @@ class Cluster:
             return self._route(command)
         if command.code == RequestCode.HELLO:
             if not group.ours:
-                return reply(command, ResponseCode.REQUEST_CODE_NOT_SUPPORTED)
+                answer = reply(command, ResponseCode.REQUEST_CODE_NOT_SUPPORTED)
+                answer.version = group.version
+                return answer
             return reply(command, 0, body=Hello.ours(group=group.name).to_json())
         if command.code in (RequestCode.SEND_MESSAGE_V2, RequestCode.SEND_BATCH_MESSAGE):
             return self._send(server, group, command)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import anyio
 import pytest
 
@@ -336,6 +338,26 @@ def test_an_overloaded_broker_is_asked_again_later() -> None:
         async with client_of(cluster) as mq, mq.producer() as producer:
             assert (await producer.send(message(0))).offset == 0
             assert len(cluster.sends) == 6
+
+    run("trio", body)
+
+
+@pytest.mark.parametrize(("version", "taken"), [(409, False), (413, True)])
+def test_a_broker_that_would_deliver_at_once_is_not_asked_to_deliver_later(version: int, taken: bool) -> None:
+    async def body() -> None:
+        cluster = Cluster({"a": 1}, topics={"t": 1})
+        cluster.groups["a"].ours = False
+        cluster.groups["a"].version = version
+        async with client_of(cluster) as mq:
+            await mq.send("t", b"first")
+            if taken:
+                await mq.send("t", b"later", delay=timedelta(seconds=5))
+            else:
+                for timing in ({"delay": timedelta(seconds=5)}, {"at": datetime.now(UTC) + timedelta(seconds=5)}):
+                    with pytest.raises(BadRequest, match=r"older than RocketMQ 5.*use delay_level"):
+                        await mq.send("t", b"later", **timing)
+            await mq.send("t", b"level", delay_level=2)
+        assert cluster.groups["a"].bodies == [b"first", *([b"later"] if taken else []), b"level"]
 
     run("trio", body)
 

@@ -154,6 +154,8 @@ def request_reply(at: Bench) -> Found:
     done = program.done(180)
     found = Found(messages=count, errors=done["errors"], lost=count - done["answered"])
     found.expect(done["wrong"] == 0, f"{done['wrong']} wrong replies")
+    if at.java.module == "client5":
+        found.notes.append("asked with a callback: the client's blocking request ends when it is stored (its #9319)")
     return found
 
 

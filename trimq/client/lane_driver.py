@@ -24,7 +24,7 @@ from trimq.client.instance import ATTEMPT_S, HOPS_MAX, refusal
 from trimq.client.lane import Lane, Request, Slot
 from trimq.client.links import Link
 from trimq.client.model import Queue, Receipt, SendStatus, from_ms
-from trimq.client.outgoing import atomic_body, atomic_fields, batch_body, send_fields
+from trimq.client.outgoing import atomic_body, atomic_fields, batch_body, is_timed, send_fields
 from trimq.client.timing import Backoff
 from trimq.errors import BadRequest, Denied, Disconnected, NoRoute, SendUnknown, TrimqError
 from trimq.remoting.client import Reply
@@ -259,6 +259,9 @@ class LaneDriver:
         now_ms = self._instance.clock.wall_ms()
         before = lane.waiting
         while channel.queued < QUEUED_BYTES_MAX and (request := lane.next_request()) is not None:
+            if not link.timers and is_timed(request.slots[0].message.message):
+                self._refuse(link, request, _no_timers(link))
+                continue
             if request.attempts == 1:
                 self._moved_on(request.queue)
                 for slot in request.slots:
@@ -398,6 +401,13 @@ class LaneDriver:
             self._in_trouble(error)
 
     def _refused_for_good(self, link: Link, request: Request, answer: Command) -> None:
+        error = refusal(answer, link.addr)
+        if not isinstance(error, Denied | NoRoute):
+            error = BadRequest(f"the broker refuses the message: {answer.remark or answer.code}")
+        self._refuse(link, request, error)
+
+    def _refuse(self, link: Link, request: Request, error: TrimqError) -> None:
+        """This request will never be stored."""
         lane = self.lane
         slots = [slot for slot in request.slots if slot.outcome is None]
         awaited = lane.answered(request, stored=False)
@@ -409,9 +419,6 @@ class LaneDriver:
                     slot.alone = True
                 lane.put_first(slots)
             else:
-                error = refusal(answer, link.addr)
-                if not isinstance(error, Denied | NoRoute):
-                    error = BadRequest(f"the broker refuses the message: {answer.remark or answer.code}")
                 for slot in slots:
                     forget_queue(slot)
                     slot.settle(error)
@@ -483,3 +490,10 @@ def remember_queue(slot: Slot) -> None:
 def forget_queue(slot: Slot) -> None:
     """It is certain that the message was not stored: it may go anywhere."""
     object.__setattr__(slot.message.message, "_sent_to", None)
+
+
+def _no_timers(link: Link) -> BadRequest:
+    return BadRequest(
+        f"the broker {link.addr} is older than RocketMQ 5 and would deliver the message at once",
+        advice="use delay_level instead of delay and at",
+    )

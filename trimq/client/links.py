@@ -16,7 +16,7 @@ import anyio
 from trimq.errors import Disconnected
 from trimq.remoting.client import Channel, RemotingClient
 from trimq.wire.body.group import Hello
-from trimq.wire.codes import RequestCode, ResponseCode
+from trimq.wire.codes import VERSION_5, RequestCode, ResponseCode
 from trimq.wire.command import Command, encode
 
 __all__ = ["Link", "Links"]
@@ -41,6 +41,8 @@ class Link:
     channel: Channel
     ours: bool
     """It answered HELLO: sequences, leader fields and our codes are understood."""
+    timers: bool = True
+    """It can deliver at any time, or refuses to; Apache's before 5.0 overlook the wish and deliver at once."""
 
 
 class Links:
@@ -88,7 +90,7 @@ class Links:
                 channel.close(f"{addr} did not answer HELLO within {HELLO_S:g} s")
                 raise Disconnected(channel.close_reason) from error
             ours = answer.code == ResponseCode.SUCCESS and "sequences" in Hello.from_json(answer.body).features
-            link = self._links[addr] = Link(addr, channel, ours)
+            link = self._links[addr] = Link(addr, channel, ours, ours or answer.version >= VERSION_5)
             self._introduce(link)
             return link
         finally:

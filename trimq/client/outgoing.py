@@ -32,6 +32,7 @@ __all__ = [
     "batch_body",
     "delay_level",
     "is_postponed",
+    "is_timed",
     "prepare",
     "send_fields",
 ]
@@ -154,6 +155,11 @@ def _plain(what: str, text: str) -> None:
 def is_postponed(message: Message) -> bool:
     """Whether it is to be delivered later than now."""
     return message.delay is not None or message.at is not None or message.delay_level is not None
+
+
+def is_timed(message: Message) -> bool:
+    """Whether it is to be delivered at a time of its own, which RocketMQ knows from 5.0 on."""
+    return message.delay is not None or message.at is not None
 
 
 def _timing(message: Message) -> str:

@@ -12,6 +12,7 @@ from typing import Final
 
 __all__ = [
     "VERSION",
+    "VERSION_5",
     "LanguageCode",
     "RequestCode",
     "ResponseCode",
@@ -24,6 +25,9 @@ __all__ = [
 VERSION: Final = 479
 """The version ordinal that our servers and clients report: RocketMQ 5.3.3. Java clients read the broker's from
 heartbeat answers and refuse SQL filters below 232; a name server prints standard JSON for requests from 401 on."""
+
+VERSION_5: Final = 413
+"""RocketMQ 5.0.0: the first that delivers at any time. An older broker ignores the properties that ask for it."""
 
 
 class SerializeType(IntEnum):
