@@ -102,7 +102,8 @@ class Message:
     delay: timedelta | None = None
     """Deliver it so long after the broker took it, to the millisecond (RocketMQ: from 5.0 on)."""
     at: datetime | None = None
-    """Deliver it at this time, by the broker's clock; a time that is over means at once (RocketMQ: from 5.0 on)."""
+    """Deliver it at this time, by the broker's clock; a time that is over means at once. An Apache broker before 5.0
+    knows neither; the message is not given to it (`BadRequest`)."""
     delay_level: int | None = None
     """Deliver it after the time of one of the broker's delay levels (`messageDelayLevel`), from 1. All versions."""
     properties: Mapping[str, str] = field(default_factory=dict)
