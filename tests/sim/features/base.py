@@ -18,9 +18,9 @@ from tests.sim.world import NAMESRV, SimClock, World
 from trimq import Client, Message, Producer, Queue, Receipt, Received
 from trimq.client.client import open_client
 from trimq.drill.load import warm_up
-from trimq.errors import NotStored, TrimqError
+from trimq.errors import TrimqError
 
-__all__ = ["DONE_WITHIN_S", "Feature"]
+__all__ = ["CALL_S", "DONE_WITHIN_S", "Feature"]
 
 T = TypeVar("T")
 
@@ -80,7 +80,7 @@ class Feature:
     def reached(self, state: str, count: int = 1) -> None:
         self.world.oracle.reached[state] += count
 
-    def connect(self, timeout_s: float = CALL_S) -> AbstractAsyncContextManager[Client]:
+    def connect(self) -> AbstractAsyncContextManager[Client]:
         """A client of its own."""
         number, self._clients = self._clients, self._clients + 1
         return open_client(
@@ -89,12 +89,12 @@ class Feature:
             SimClock(),
             self.rng(f"client/{number}"),
             client_id=f"{self.name}-{number}",
-            default_timeout=timeout_s,
+            default_timeout=CALL_S,
         )
 
-    async def client(self, timeout_s: float = CALL_S) -> Client:
+    async def client(self) -> Client:
         """One that lives as long as the run: for `open`."""
-        return await self.stack.enter_async_context(self.connect(timeout_s))
+        return await self.stack.enter_async_context(self.connect())
 
     async def create(self, client: Client, topic: str = "", queues: int = 1) -> list[Queue]:
         """A topic on every replica group."""
@@ -110,23 +110,21 @@ class Feature:
         return not self.stop.is_set()
 
     async def tried(self, call: Callable[..., Awaitable[T]], *given: Any, **named: Any) -> T | None:
-        """The result of a call; None, with the error counted, when it failed."""
-        try:
-            return await call(*given, **named)
-        except TrimqError:
-            self.errors += 1
-            return None
+        """The result of a call; None, with the error counted, when it failed or took too long."""
+        # The library ends at its caller's deadline; the run itself has one, so a shorter one has to be said.
+        with trio.move_on_after(CALL_S):
+            try:
+                return await call(*given, **named)
+            except TrimqError:
+                self.errors += 1
+        return None
 
     async def store(self, producer: Producer, message: Message, queue: Queue | None = None) -> Receipt:
         """Send until it is acknowledged: the same message again, which is stored once."""
         while True:
-            try:
-                return await producer.send(message, queue=queue)
-            except NotStored:
-                self.errors += 1
-            except TrimqError:
-                self.errors += 1
-                self.reached("same message again")
+            receipt: Receipt | None = await self.tried(producer.send, message, queue=queue)
+            if receipt is not None:
+                return receipt
             await trio.sleep(0.1)
 
     async def until(self, holds: Callable[[], bool], seconds: float = DONE_WITHIN_S) -> bool:

@@ -32,7 +32,7 @@ class Requests(Feature):
         self.unanswered: list[str] = []
 
     async def open(self) -> None:
-        self.mq = await self.client(timeout_s=ANSWERED_WITHIN_S)
+        self.mq = await self.client()
         self.queues = await self.create(self.mq)
 
     async def run(self, readers: trio.Nursery) -> None:
@@ -46,10 +46,7 @@ class Requests(Feature):
 
         async def handle(message: Received) -> None:
             await trio.sleep(rng.random() * 0.2)  # so that answers overtake each other
-            try:
-                await message.reply(_answer_to(message.body))
-            except TrimqError:
-                self.errors += 1
+            await self.tried(message.reply, _answer_to(message.body))
 
         async with self.connect() as client, client.subscribe(self.topic, group=GROUP, start=Start.FIRST) as consumer:
             task_status.started()
@@ -65,8 +62,9 @@ class Requests(Feature):
         self.asked += 1
         question = b"%d" % self.asked
         try:
-            reply = await client.request(self.topic, question)
-        except NoReply:
+            with trio.fail_after(ANSWERED_WITHIN_S):
+                reply = await client.request(self.topic, question)
+        except (NoReply, trio.TooSlowError):
             self.reached("request without a reply")
             return False
         except TrimqError:

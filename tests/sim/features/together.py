@@ -19,7 +19,7 @@ import trio
 from tests.sim.features.base import Feature
 from tests.sim.world import World
 from trimq import Message, Producer, Receipt, Received
-from trimq.errors import NotStored, TrimqError
+from trimq.errors import NotStored, SendUnknown, TrimqError
 
 __all__ = ["Together"]
 
@@ -47,7 +47,7 @@ class Together(Feature):
         self.units: list[Unit] = []
 
     async def open(self) -> None:
-        self.mq = await self.client(self.world.plan.client_timeout_s)
+        self.mq = await self.client()
         self.queues = await self.create(self.mq)
         await self.create(self.mq, self.other)
 
@@ -74,7 +74,10 @@ class Together(Feature):
         unknown = False
         while True:
             try:
-                unit.receipts = await send(messages)
+                with trio.move_on_after(self.world.plan.client_timeout_s):
+                    unit.receipts = await send(messages)
+                if unit.receipts is None:
+                    raise SendUnknown("cancelled at the deadline", id=messages[0].id)
             except NotStored:
                 if not unknown:
                     unit.stored = False

@@ -13,7 +13,7 @@ from typing import ClassVar
 import trio
 
 from broker.metadata.transactions import OpenHalf
-from tests.sim.features.base import Feature
+from tests.sim.features.base import CALL_S, Feature
 from tests.sim.world import World
 from trimq import Message, Outcome, Producer, Received
 from trimq.errors import TrimqError
@@ -75,21 +75,22 @@ class Transactions(Feature):
         self._number += 1
         message = Message(topic=self.topic, body=b"tx/%d" % self._number)
         try:
-            async with producer.transaction(message) as tx:
-                self.begun += 1
-                outcome = self.books.setdefault(tx.id, wanted)
-                if dice < 0.2:
-                    self.reached("transaction left undecided")
-                    tx.unknown()
-                elif dice < 0.3:
-                    life.cancel()
-                    await trio.sleep_forever()
-                elif outcome is Outcome.COMMIT:
-                    await tx.commit()
-                    self.reached("transaction committed")
-                else:
-                    await tx.rollback()
-                    self.reached("transaction rolled back")
+            with trio.move_on_after(CALL_S):
+                async with producer.transaction(message) as tx:
+                    self.begun += 1
+                    outcome = self.books.setdefault(tx.id, wanted)
+                    if dice < 0.2:
+                        self.reached("transaction left undecided")
+                        tx.unknown()
+                    elif dice < 0.3:
+                        life.cancel()
+                        await trio.sleep_forever()
+                    elif outcome is Outcome.COMMIT:
+                        await tx.commit()
+                        self.reached("transaction committed")
+                    else:
+                        await tx.rollback()
+                        self.reached("transaction rolled back")
         except TrimqError:
             self.errors += 1  # begun or not, decided or not: the check knows
 
