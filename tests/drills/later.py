@@ -134,7 +134,7 @@ async def delays(
     """Send over all levels and at arbitrary times within `span_s`, kill leaders, read everything back."""
     seen, killed_ms = Delays(kills=kills), list[int]()
     topic = "later"
-    wanted: dict[str, int] = {}
+    wanted: list[str] = []
     async with trimq.connect(cluster.namesrv_address, default_timeout=60) as mq:
         await mq.admin.create_topic(topic, queues=4)
         async with mq.producer() as producer, trio.open_nursery() as nursery:
@@ -147,14 +147,12 @@ async def delays(
                 if by_level:
                     level = 1 + number % len(DELAY_LEVELS_MS)
                     message = trimq.Message(topic=topic, body=body, delay_level=level)
-                    least = DELAY_LEVELS_MS[level - 1]
                 else:
                     least = rng.randrange(200, int(span_s * 1000))
                     message = trimq.Message(topic=topic, body=body, delay=timedelta(milliseconds=least))
-                began = SystemClock().wall_ms()
                 try:
                     await producer.send(message)
-                    wanted[message.id] = began + least
+                    wanted.append(message.id)
                 except TrimqError:
                     seen.unknown += 1
                 finally:
@@ -169,19 +167,34 @@ async def delays(
         seen.sent = len(wanted)
         await trio.sleep(max(span_s, max(DELAY_LEVELS_MS) / 1000) + 5)
         messages = await read_all(mq, topic)
+        taken_ms = await waited_from(mq)
     counts = Counter(message.id for message in messages)
     seen.lost = sum(1 for id in wanted if not counts[id])
     seen.twice = sum(1 for count in counts.values() if count > 1)
     for message in messages:
-        due = int(message.all_properties.get("TIMER_OUT_MS") or wanted.get(message.id, 0))
+        due = int(message.all_properties.get("TIMER_OUT_MS") or 0)
         if not due:
-            continue
+            # A level's time begins when the broker took the message, not when it was sent: a failover may lie between.
+            due = taken_ms[message.id] + DELAY_LEVELS_MS[int(message.all_properties["DELAY"]) - 1]
         late = message.stored_ms - due
         seen.early += late < 0
         seen.late_ms.append(late)
         if not any(killed - 500 <= due <= killed + TROUBLE_MS for killed in killed_ms):
             seen.calm_ms.append(late)
     return seen
+
+
+async def waited_from(mq: trimq.Client) -> dict[str, int]:
+    """Id to when the broker took the message, of all that waited in a delay level."""
+    found: dict[str, int] = {}
+    async with mq.pull() as reader:
+        for level in range(len(DELAY_LEVELS_MS)):
+            queue, at, end = trimq.Queue("SCHEDULE_TOPIC_XXXX", GROUP, level), 0, 1
+            while at < end:
+                batch = await reader.read(queue, at, max=1000, wait=0)
+                found.update((message.id, message.stored_ms) for message in batch.messages)
+                at, end = batch.next_offset, batch.end_offset
+    return found
 
 
 # --- transactions
