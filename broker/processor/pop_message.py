@@ -398,7 +398,7 @@ class PopProcessor:
         """A queue to look at; None when its messages may not be given out now."""
         pop = self._intake.view.tables.pop
         batch = pop.batch(gid, key) if wait.ordered else None
-        blocked = batch is not None and batch.blocked_until > self._clock.wall_ms()
+        blocked = batch is not None and self._revive.is_blocked(gid, key, batch.blocked_until)
         if batch is not None and blocked and (not wait.attempt or wait.attempt != batch.attempt):
             return None
         out = None if wait.ordered else pop.queue(gid, key)

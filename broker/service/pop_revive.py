@@ -6,6 +6,10 @@ keeps a heap of due times, one entry per pop and not per message; stale ones (ev
 out when they are due, or all at once when there are too many of them.
 
 Batches of ordered consumers stand in the same heap: when they are visible again, whoever waits may have them.
+
+Until when a message is out is log time, which never goes back; how long that is from now is waited for by the
+monotonic clock. So a leader whose wall clock was fast, or is set back, keeps nothing invisible for longer than was
+asked: log time stands still until the wall clock has caught up, and waiting for that would take as long as the error.
 """
 
 from __future__ import annotations
@@ -46,7 +50,7 @@ BATCH_MAX = 64
 """Messages revived in one entry."""
 BATCH_BYTES = 512 << 10
 IDLE_S = 1.0
-"""Longest sleep while something is out: the wall clock may jump, and due times are wall-clock times."""
+"""Longest sleep."""
 AGAIN_MS = 1_000
 """After a read that failed."""
 STALE_MAX = 65_536
@@ -75,7 +79,10 @@ class PopRevive:
         self._replicator = replicator
         self._clock = clock
         self._counters = counters
-        self._heap: list[tuple[int, int, int, int, int, Sequence[int]]] = []
+        self._heap: list[tuple[float, int, int, int, int, int, Sequence[int]]] = []
+        """(due by the monotonic clock, serial, until in log time, consumer group id, queue key, handle, offsets)."""
+        self._over: dict[tuple[int, int], int] = {}
+        """Ordered consumers' places whose time is over → until when they were blocked, in log time."""
         self._serial = itertools.count()
         self._pushed = 0
         self._made_of = 0
@@ -84,15 +91,21 @@ class PopRevive:
     def took(self, until_ms: int, gid: int, key: int, pop_ms: int, offsets: Sequence[int]) -> None:
         """These messages are out under `pop_ms` until then; -1 as `pop_ms`: of an ordered consumer."""
         self._push(until_ms, gid, key, pop_ms, offsets)
-        if self._heap[0][0] == until_ms:
+        if self._heap[0][-1] is offsets:
             self._wake.set()
 
+    def is_blocked(self, gid: int, key: int, until_ms: int) -> bool:
+        """Whether an ordered consumer's batch that is out until then (log time) still keeps its queue from others."""
+        return until_ms > self._clock.wall_ms() and self._over.get((gid, key), -1) < until_ms
+
     def _push(self, until_ms: int, gid: int, key: int, pop_ms: int, offsets: Sequence[int]) -> None:
-        heapq.heappush(self._heap, (until_ms, next(self._serial), gid, key, pop_ms, offsets))
+        due_s = trio.current_time() + max(0, until_ms - self._intake.log_time()) / 1000
+        heapq.heappush(self._heap, (due_s, next(self._serial), until_ms, gid, key, pop_ms, offsets))
         self._pushed += 1
 
     def end_term(self) -> None:
         self._heap.clear()
+        self._over.clear()
 
     async def run_term(self) -> None:
         """Revive until cancelled. Begins with what the log says is out."""
@@ -100,13 +113,13 @@ class PopRevive:
         while True:
             if self._pushed > max(STALE_MAX, self._made_of):
                 self._rebuild()
-            now = self._clock.wall_ms()
-            if self._heap and self._heap[0][0] <= now:
+            now_s = trio.current_time()
+            if self._heap and self._heap[0][0] <= now_s:
                 await self._replicator.room()
-                await self._revive(now)
+                await self._revive(now_s)
                 continue
             self._wake = trio.Event()
-            wait_s = (self._heap[0][0] - now) / 1000 if self._heap else IDLE_S
+            wait_s = self._heap[0][0] - now_s if self._heap else IDLE_S
             with trio.move_on_after(min(wait_s, IDLE_S)):
                 await self._wake.wait()
 
@@ -126,29 +139,33 @@ class PopRevive:
                 self._push(batch.blocked_until, gid, key, -1, ())
         self._pushed, self._made_of = 0, len(self._heap)
 
-    async def _revive(self, now: int) -> None:
+    async def _revive(self, now_s: float) -> None:
         """One entry's worth of what is due."""
         batch = _Batch()
-        while self._heap and self._heap[0][0] <= now and len(batch.messages) < BATCH_MAX and batch.size < BATCH_BYTES:
-            _, _, gid, key, pop_ms, offsets = heapq.heappop(self._heap)
+        while self._heap and self._heap[0][0] <= now_s and len(batch.messages) < BATCH_MAX and batch.size < BATCH_BYTES:
+            _, _, until_ms, gid, key, pop_ms, offsets = heapq.heappop(self._heap)
             if pop_ms < 0:
-                self._look_at_order(gid, key, now)
+                self._look_at_order(gid, key, until_ms)
                 continue
             try:
                 await self._collect(batch, gid, key, pop_ms, self._still_out(gid, key, pop_ms, offsets))
             except (OSError, StoreError) as error:
                 log.warning("popped messages cannot be read, tried again", extra={"error": str(error)})
-                self._push(self._clock.wall_ms() + AGAIN_MS, gid, key, pop_ms, offsets)
+                self._push(self._intake.log_time() + AGAIN_MS, gid, key, pop_ms, offsets)
         await trio.lowlevel.checkpoint()
         if batch.done:
             self._put(batch)
 
-    def _look_at_order(self, gid: int, key: int, now: int) -> None:
+    def _look_at_order(self, gid: int, key: int, until_ms: int) -> None:
         found = self._intake.view.tables.pop.batch(gid, key)
-        if found is not None and found.blocked_until > now:
+        if found is not None and found.blocked_until > until_ms:
             self._push(found.blocked_until, gid, key, -1, ())
+            return
+        if found is not None:
+            self._over[gid, key] = until_ms
         else:
-            self.visible_again(gid, key)
+            self._over.pop((gid, key), None)
+        self.visible_again(gid, key)
 
     def _still_out(self, gid: int, key: int, pop_ms: int, offsets: Iterable[int]) -> list[int]:
         queue = self._intake.view.tables.pop.queue(gid, key)
@@ -211,7 +228,7 @@ class PopRevive:
             self._intake.put_batch(batch.messages, ops=ops)
         except (Busy, Refused) as error:
             log.info("popped messages wait a moment longer", extra={"error": str(error)})
-            now = self._clock.wall_ms() + AGAIN_MS
+            now = self._intake.log_time() + AGAIN_MS
             pop = view.tables.pop
             for (gid, key), offsets in batch.done.items():
                 queue = pop.queue(gid, key)

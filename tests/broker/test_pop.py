@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from broker.runtime import Replica
 from tests.broker.pop_user import PopUser
-from tests.broker.support import User, drained, open_local, open_user
+from tests.broker.support import LoopClock, User, drained, open_local, open_user
 from trimq.message import pop
 from trimq.wire.codes import RequestCode
 from trimq.wire.headers.admin import CreateTopicHeader
@@ -246,6 +246,24 @@ async def test_an_ordered_queue_gives_nothing_more_until_its_batch_is_done(autoj
             assert trio.current_time() < 4, "the acknowledgement lets the waiting one on"
         assert [each.body for each in more] == [b"6", b"8"]
         assert await committed(consumer, 0) == 3
+
+
+@pytest.mark.parametrize("order", [False, True], ids=["any", "ordered"])
+async def test_a_wall_clock_that_is_set_back_keeps_nothing_invisible(
+    order: bool, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seed 6003 of the simulator: a leader's clock had been fast; log time stood still, and what was out stayed out."""
+    async with popping(1) as (_, consumer):
+        await send(consumer, 2, queues=1)
+        right = LoopClock.wall_ms
+        monkeypatch.setattr(LoopClock, "wall_ms", lambda self: right(self) - 3_600_000)
+        taken = await consumer.pop(order=order, invisible_ms=5_000)
+        assert len(taken) == 2
+        await trio.sleep(4)
+        assert await consumer.pop(order=order, invisible_ms=5_000) == []
+        back = await consumer.pop(order=order, invisible_ms=5_000, hold_ms=5_000)
+        assert back
+        assert trio.current_time() < 12
 
 
 async def test_an_ordered_batch_that_is_not_done_in_time_comes_again_in_order(autojump_clock: MockClock) -> None:
