@@ -93,10 +93,14 @@ def main(
     samples = Samples(path, resume=resume)
     sizes = Sizes(rounds=rounds, seconds=seconds, log_gib=log_gib, backlog=backlog)
     began = datetime.now(UTC)
+    published = everything if published is None else published
+    pictures = _PAGE.parent / "performance"
     for step in steps:
         _run(step, samples, clock, sizes)
-        if published or (published is None and everything):
-            publish(_PAGE, page(samples, _facts(began), draw(samples, _PAGE.parent / "performance")))
+        if published:  # after every step, so that a run that is cut short has its page too
+            publish(_PAGE, page(samples, _facts(began), sorted(each.stem for each in pictures.glob("*.png"))))
+    if published:
+        publish(_PAGE, page(samples, _facts(began), draw(samples, pictures)))
     if compare:
         click.echo(comparing.table(samples, *compare))
         return

@@ -62,10 +62,14 @@ class Samples:
         if "note" in line:
             self.notes[str(line["note"])] = str(line["text"])
         else:
-            self.all.append(Sample(**line))  # type: ignore[arg-type]  # what asdict wrote
+            self._have(Sample(**line))  # type: ignore[arg-type]  # what asdict wrote
+
+    def _have(self, sample: Sample) -> None:
+        self.all.append(sample)
+        self.notes.pop(sample.step, None)  # what was left out once has been measured since
 
     def add(self, sample: Sample) -> None:
-        self.all.append(sample)
+        self._have(sample)
         self._write(asdict(sample))
 
     def note(self, about: str, text: str) -> None:

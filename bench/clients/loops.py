@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from time import monotonic
 
 import anyio
@@ -23,6 +23,8 @@ WORKERS = 64
 """Of the failover workload."""
 _WARM_UP_SHARE = 0.2
 _ATTEMPT_S = 10.0
+_GAP_S = 0.02
+"""Shorter ones are no stretches."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
 
 async def run(args: argparse.Namespace, send: Send) -> None:
     """Run the workload that the arguments ask for and print what it reached."""
+    found: Mapping[str, object]
     if args.gap:
         found = await _gap(send, args.seconds)
     elif args.rate:
@@ -44,7 +47,7 @@ async def run(args: argparse.Namespace, send: Send) -> None:
     else:
         found = await _closed_loop(send, args.window, args.seconds)
     times = os.times()
-    print(json.dumps(found | {"cpu_s": times.user + times.system}), flush=True)
+    print(json.dumps({**found, "cpu_s": times.user + times.system}), flush=True)
 
 
 async def _closed_loop(send: Send, window: int, seconds: float) -> dict[str, float]:
@@ -101,16 +104,16 @@ def _figures(waits: list[float], seconds: float, total: int) -> dict[str, float]
     }
 
 
-async def _gap(send: Send, seconds: float) -> dict[str, float]:
-    """The longest stretch in which no worker got an OK, and when it began (the system's monotonic clock)."""
-    begin = last_ok = monotonic()
-    longest, began = 0.0, begin
+async def _gap(send: Send, seconds: float) -> dict[str, object]:
+    """All stretches in which no worker got an OK, [when it began on the system's monotonic clock, seconds]."""
+    end = monotonic() + seconds
+    last_ok = 0.0
+    gaps: list[tuple[float, float]] = []
     counted = errors = 0
-    end = begin + seconds
     print("ready", flush=True)
 
     async def worker() -> None:
-        nonlocal last_ok, longest, began, counted, errors
+        nonlocal last_ok, counted, errors
         while monotonic() < end:
             try:
                 with anyio.fail_after(_ATTEMPT_S):
@@ -120,12 +123,13 @@ async def _gap(send: Send, seconds: float) -> dict[str, float]:
                 await anyio.sleep(0.02)
                 continue
             now = monotonic()
-            if now - last_ok > longest:
-                longest, began = now - last_ok, last_ok
+            if last_ok and now - last_ok > _GAP_S:
+                gaps.append((last_ok, now - last_ok))
             last_ok = now
             counted += 1
 
     async with anyio.create_task_group() as group:
         for _ in range(WORKERS):
             group.start_soon(worker)
-    return {"gap_s": longest, "began": began, "messages": counted, "errors": errors}
+    gaps.append((last_ok, monotonic() - last_ok))  # perhaps it goes on
+    return {"gaps": gaps, "messages": counted, "errors": errors}

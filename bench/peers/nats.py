@@ -71,9 +71,10 @@ class _Publishes(_Lines):
 class _Nexts(_Lines):
     """Pull requests of a durable consumer without acknowledgements."""
 
-    def __init__(self, subject: str, batch: int) -> None:
+    def __init__(self, subject: str, stream: str, batch: int) -> None:
         super().__init__(subject)
         self._batch = batch
+        self._message = b"MSG %b 1 " % stream.encode()  # delivered under its own subject, whatever was subscribed
         self._request = b"PUB %b %b.r %d\r\n%b\r\n" % (
             self._subject, _INBOX, len(str(batch)) + 10, b'{"batch":%d}' % batch
         )  # fmt: skip
@@ -84,7 +85,7 @@ class _Nexts(_Lines):
 
     def settled(self, data: bytes) -> tuple[int, int]:
         whole = self._keep(data, b"\r\n")
-        messages = whole.count(b"MSG _INBOX.bench.")
+        messages = whole.count(self._message)
         self._open += messages
         done, self._open = divmod(self._open, self._batch)
         return done, messages
@@ -180,7 +181,7 @@ class Nats:
             return str(made.cluster.leader)
 
         node = str(self._ask(question))
-        return ("127.0.0.1", self._ports[node]), _Nexts(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}", batch)
+        return ("127.0.0.1", self._ports[node]), _Nexts(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}", stream, batch)
 
     def library(self) -> Sequence[str]:
         return ["bench.clients.nats", "--servers", json.dumps(self._urls)]
