@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from itertools import pairwise
 
 import pytest
 import trio
 
-from trimq import Received, Start
+from trimq import Message, Received, Start
 from trimq.sim import Simulation, run_simulation
 
 
@@ -82,3 +83,42 @@ def test_what_a_scenario_raises_comes_out() -> None:
 
     with pytest.RaisesGroup(ZeroDivisionError):
         run_simulation(scenario, seed=1)
+
+
+@pytest.mark.slow
+def test_a_leader_that_is_stopped_costs_its_clients_less_than_100_ms() -> None:
+    """Without processors that are busy: what is left are the steps of the hand-over and whoever waits in them."""
+    pauses: list[float] = []
+
+    async def stops(sim: Simulation) -> None:
+        async with sim.client(default_timeout=30) as mq, mq.producer("load") as producer:
+            await producer.send(Message(topic="t", body=b"first"))
+            acks = [trio.current_time()]
+
+            async def send() -> None:
+                await producer.send(Message(topic="t", body=b"on"))
+                acks.append(trio.current_time())
+
+            async def probe() -> None:
+                while True:
+                    nursery.start_soon(send)
+                    await trio.sleep(0.005)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(probe)
+                await trio.sleep(0.2)
+                for _ in range(2):
+                    victim = sim.leader(sim.groups[0])
+                    assert victim is not None
+                    acks[:] = acks[-1:]
+                    assert await victim.stop()
+                    await trio.sleep(0.3)
+                    await victim.start()
+                    assert await sim.until(lambda: sim.leader(sim.groups[0]) is not None, 5)
+                    await trio.sleep(0.5)
+                    pauses.append(max(after - before for before, after in pairwise(acks)))
+                nursery.cancel_scope.cancel()
+
+    run_simulation(stops, seed=7)
+    print("pauses of clients in ms:", *(round(1000 * pause) for pause in pauses))
+    assert max(pauses) < 0.1

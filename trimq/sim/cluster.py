@@ -84,6 +84,9 @@ class SimNode:
         self.name = f"n{number}"
         self.ip = f"10.0.0.{number + 1}"
         self.lives = 0
+        """Of the process."""
+        self.boots = 1
+        """Lives of the machine."""
         settings = sim.settings
         self.clock = SimClock(settings.drift[number] if settings.drift else 0.0)
         self.broker: Broker | None = None
@@ -128,6 +131,7 @@ class SimNode:
         """The process dies (the page cache survives), or its machine does (unsynced bytes are gone)."""
         assert self.up
         self.up = False
+        self.boots += power
         self.sim.dying(self)
         self.sim.clock.resume(self.name)  # SIGKILL ends a stopped process too
         self.sim.net.kill(self.ip, dark=power)
@@ -182,6 +186,7 @@ class SimNode:
             network=network,
             open_fs=self._open_fs,
             seed=f"{sim.seed}/{self.name}/{self.lives}",
+            boot_id=f"{self.name}/{self.boots}",
         )
         try:
             with self._scope:
