@@ -191,6 +191,7 @@ def group_status(parts: Parts) -> dict[str, object]:
         peer=status.peer_address,
         uuid=status.store_uuid,
         rank=status.rank,
+        suspect=status.health is Health.SUSPECT,
     )
     replicas: dict[str, dict[str, object]] = {}
     members = parts.replicator.replicas

@@ -11,6 +11,7 @@ from trimq.cli.admin.group_view import GroupView, statuses
 from trimq.cli.admin.session import in_parallel, open_session
 from trimq.cli.output import json_option, namesrv_option, print_json, print_table
 from trimq.cli.run import run_async
+from trimq.wire.body.group import ReplicaStatus
 
 __all__ = ["list_groups"]
 
@@ -71,7 +72,7 @@ def _rows(view: GroupView) -> list[Row]:
             view.strategy,
             node,
             "learner" if each.learner else "voter",
-            each.role if each.role != "leader" or each.ready else "leader (not ready)",
+            _role(each),
             each.term,
             each.last,
             max(0, leader.lastPosition - each.lastPosition) if leader is not None and each.lastPosition else None,
@@ -81,3 +82,9 @@ def _rows(view: GroupView) -> list[Row]:
         )
         for node, each in sorted(view.replicas.items())
     ]
+
+
+def _role(each: ReplicaStatus) -> str:
+    if each.role == "leader" and not each.ready:
+        return "leader (not ready)"
+    return f"{each.role} (suspect)" if each.suspect else each.role

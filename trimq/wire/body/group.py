@@ -53,6 +53,8 @@ class ReplicaStatus(Body, frozen=True, kw_only=True):
     ready: bool = False
     role: str = "unknown"
     """`leader`, `follower`, `candidate`, `learner`, `unformed`, `impaired`, ... or `unknown` for one that is silent."""
+    suspect: bool = False
+    """Its log may lack what it had acknowledged: it grants no vote until a leader has made it good."""
     term: I64 = 0
     uuid: str = ""
     """Which store it is: drawn when the store was empty."""
