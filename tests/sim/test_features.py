@@ -44,7 +44,7 @@ def test_features_do_not_want_different_brokers() -> None:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("feature", DRAWN)
 def test_a_feature_keeps_its_promise_through_kills(feature: str) -> None:
-    result = simulate(plan_with(feature, seed=11))
+    result = simulate(plan_with(feature, seed=11, fault_s=5.0))
     assert result.violations == []
     assert result.reached[f"feature: {feature}"] == 1
     assert sum(result.reached[state] for state in FEATURES[feature].states) > 0

@@ -35,14 +35,18 @@ class OffsetStore:
         self._group = consumer_group
         self._current = current
         self._committed: dict[Queue, int] = {}
+        self._turns: dict[Queue, int] = {}
+        """How often somebody else said what is committed: the answer to an older update says nothing then."""
 
     def assume(self, queue: Queue, offset: int) -> None:
         """This offset is what the broker has."""
         self._committed[queue] = offset
+        self._turns[queue] = self._turns.get(queue, 0) + 1
 
     def forget(self, queue: Queue) -> None:
         """The queue went to someone else."""
         self._committed.pop(queue, None)
+        self._turns[queue] = self._turns.get(queue, 0) + 1
 
     async def run(self) -> None:
         """Commit every five seconds until cancelled."""
@@ -61,12 +65,14 @@ class OffsetStore:
 
         async def commit(queue: Queue, offset: int) -> None:
             async with limiter:
+                turn = self._turns.get(queue)
                 try:
                     await self._api.commit(self._group, queue, offset)
                 except TrimqError as error:
                     failures.append(error)
                 else:
-                    self._committed[queue] = offset
+                    if self._turns.get(queue) == turn:  # else it was reset meanwhile, and the brokers ignored us
+                        self._committed[queue] = offset
 
         async with anyio.create_task_group() as tasks:
             for queue, offset in dirty:
