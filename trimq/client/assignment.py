@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -225,7 +226,10 @@ class Assignment:
             log.info("queue not taken up yet", extra={"queue": str(queue), "error": error})
             return False
         wanted = self.topics[queue.topic]
-        reader = self.readers[queue] = Reader(self._instance, self._api, self._group, queue, wanted, offset, self._sink)
+        moved = partial(self._offsets.forget, queue)
+        reader = self.readers[queue] = Reader(
+            self._instance, self._api, self._group, queue, wanted, offset, self._sink, moved
+        )
         self._tasks.start_soon(reader.run)
         return True
 

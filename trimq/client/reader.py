@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Protocol
 
@@ -144,8 +144,11 @@ class Reader:
         wanted: Filter,
         offset: int,
         sink: Sink,
+        moved: Callable[[], None] = lambda: None,
     ) -> None:
         self.queue = queue
+        self._moved = moved
+        """Called when the broker sends us to another place: what it has committed for us is not known any more."""
         self.holding = Holding(sink, self, offset)
         """What was handed on and is not finished; replaced by a new one after a seek."""
         self.scope = anyio.CancelScope()
@@ -262,6 +265,7 @@ class Reader:
                 extra={"queue": str(self.queue), "offset": offset, "corrected": pulled.next_offset},
             )
             self._begin_at(pulled.next_offset)
+            self._moved()
             return
         holding = self.holding
         messages: list[Received] = []

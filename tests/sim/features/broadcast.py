@@ -20,6 +20,7 @@ MEMBERS = 2
 class Broadcast(Feature):
     name: ClassVar[str] = "broadcast"
     states: ClassVar[tuple[str, ...]] = ("broadcast to every member",)
+    pause_s: ClassVar[float] = 0.3
 
     def __init__(self, world: World, stack: AsyncExitStack) -> None:
         super().__init__(world, stack)
@@ -32,8 +33,9 @@ class Broadcast(Feature):
         self.queues = await self.create(self.mq, queues=2)
 
     async def run(self, readers: trio.Nursery) -> None:
-        for number in range(MEMBERS):
-            await readers.start(self._listen, number)
+        async with trio.open_nursery() as joining:
+            for number in range(MEMBERS):
+                joining.start_soon(readers.start, self._listen, number)
         rng = self.rng("sender")
         async with self.mq.producer("sim-speaker") as producer:
             while await self.pause(rng):
