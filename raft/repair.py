@@ -6,9 +6,11 @@ entry before, so entries that join the good one before the hole *and* the good o
 lost. When nothing good is known behind the hole, only entries that the peer knows to be committed are taken.
 
     [ASK, id, first index, index, term, crc, end of the entry before, next index or 0]
-    [TOLD, id, entries follow?]                                      body: entries, about 1 MiB at most
+    [TOLD, id, 1: entries follow, 0: none now, 2: removed]           body: entries, about 1 MiB at most
 
 Nothing is cut and nothing is served meanwhile; a peer that lacks the range or does not answer is left out for a while.
+A peer whose retention has *removed* the range will never have it again: when nobody else gives it, only an installation
+helps.
 """
 
 from __future__ import annotations
@@ -32,6 +34,10 @@ log = logging.getLogger(__name__)
 
 ASK: Final = DRIVER_CODES + 1
 TOLD: Final = DRIVER_CODES + 2
+
+NONE_NOW: Final = 0
+FOLLOW: Final = 1
+REMOVED: Final = 2
 
 PIECE_BYTES: Final = 1 << 20
 ANSWER_S: Final = 2.0
@@ -65,7 +71,12 @@ class RepairDesk:
         """Answer until cancelled."""
         async for node, number, first, prev, next_index in self._questions:
             entries = await self._look_up(first, prev, next_index)
-            self._send(node, [TOLD, number, bool(entries)], [entry.data for entry in entries])
+            how = FOLLOW if entries else REMOVED if self._has_removed(first) else NONE_NOW
+            self._send(node, [TOLD, number, how], [entry.data for entry in entries])
+
+    def _has_removed(self, first: int) -> bool:
+        """What was removed had been committed, so this says something only of a whole log."""
+        return self._storage.damage is None and first < self._storage.first_index
 
     async def _look_up(self, first: int, prev: EntryId, next_index: int) -> Sequence[EntryLike]:
         storage = self._storage
@@ -93,6 +104,7 @@ class _Question:
         self.number = number
         self.answered = trio.Event()
         self.answer: Sequence[EntryLike] = ()
+        self.removed = False
 
 
 class Repairer:
@@ -108,11 +120,13 @@ class Repairer:
 
     def told(self, fields: Sequence[Any], body: memoryview) -> None:
         """A peer answers. Raises CodecError."""
-        if len(fields) != 3 or type(fields[2]) is not bool:
+        if len(fields) != 3:
             raise CodecError("a repair answer is malformed")
+        how = take_int(fields[2])
         entries = self._storage.parse(body) if len(body) else ()
         if take_int(fields[1]) == self._open.number and not self._open.answered.is_set():
             self._open.answer = entries
+            self._open.removed = how == REMOVED
             self._open.answered.set()
 
     async def run(self) -> bool:
@@ -125,8 +139,10 @@ class Repairer:
             if damage.needs_install:
                 return False
             self.all_known = self.all_known and damage.next_index > 0
-            entries = await self._fetch(damage)
+            entries, removed = await self._fetch(damage)
             if not entries:
+                if removed:
+                    return False
                 await trio.sleep(PAUSE_S)
                 continue
             try:
@@ -140,14 +156,20 @@ class Repairer:
                     extra={"first": entries[0].index, "last": entries[-1].index, "detail": damage.detail},
                 )
 
-    async def _fetch(self, damage: DamagedRange) -> Sequence[EntryLike]:
-        """The entries of the hole, complete when its end is known; empty when nobody can help now."""
+    async def _fetch(self, damage: DamagedRange) -> tuple[Sequence[EntryLike], bool]:
+        """The entries of the hole, complete when its end is known; empty when nobody can help now.
+
+        Besides, whether a peer has removed some that nobody gave.
+        """
         entries: list[EntryLike] = []
+        removed = False
         prev: EntryIdLike = damage.prev
         for node in self._peers():
             while not (damage.next_index and prev.index + 1 >= damage.next_index):
-                piece = await self._question(node, EntryId.of(prev), damage.next_index)
+                question = await self._question(node, EntryId.of(prev), damage.next_index)
+                piece = question.answer
                 if not piece:
+                    removed = removed or question.removed
                     break
                 try:
                     check_chain(prev, piece)
@@ -157,15 +179,15 @@ class Repairer:
                 entries.extend(piece)
                 prev = piece[-1]
                 if not damage.next_index and len(entries) >= 4096:
-                    return entries  # mend in steps: nobody knows how long the hole is
+                    return entries, False  # mend in steps: nobody knows how long the hole is
         if damage.next_index and prev.index + 1 < damage.next_index:
-            return ()
-        return entries
+            return (), removed
+        return entries, removed
 
-    async def _question(self, node: NodeId, prev: EntryId, next_index: int) -> Sequence[EntryLike]:
+    async def _question(self, node: NodeId, prev: EntryId, next_index: int) -> _Question:
         question = self._open = _Question(self._open.number + 1)
         fields = [ASK, question.number, prev.index + 1, *entry_id_fields(prev), next_index]
         if self._send(node, fields, ()):
             with trio.move_on_after(ANSWER_S):
                 await question.answered.wait()
-        return question.answer
+        return question

@@ -8,7 +8,7 @@ from trio.testing import MockClock
 
 from broker.replication.base import Health
 from tests.replication.raft_cluster import Cluster, Machine, Replica, cluster
-from tests.replication.test_damage import followers, log_files
+from tests.replication.test_damage import followers, log_files, read_all
 from tests.replication.test_raft_group import applied, put_all
 
 pytestmark = pytest.mark.trio
@@ -115,6 +115,26 @@ async def test_a_missing_segment_is_beyond_mending_and_leads_to_an_installation(
         assert applied(victim.replicas["g"]) == applied(leader)
         # Suspect until it had caught up with a leader, then trusted.
         await c.until(lambda: victim.replicas["g"].replicator.status().health is Health.OK, 10)
+
+
+async def test_rot_in_a_segment_that_the_peers_have_removed_leads_to_an_installation(autojump_clock: MockClock) -> None:
+    async with cluster() as c:
+        c.reopens = True
+        leader = await c.ready("g")
+        await fill(leader, 60)
+        await c.settled("g")
+        victim = followers(c, leader)[0]
+        for replica in c.replicas("g"):
+            if replica.replicator.node_id != victim.name:
+                await retain(replica)
+        victim.disks["g"].flip(log_files(victim)[0], 200_000)
+        with pytest.raises(Exception, match="checksum"):
+            await read_all(victim.replicas["g"])
+        await c.until(lambda: victim.failures, 20)
+        assert victim.failures == ["installed from a peer; the store is opened anew"]
+        await put_all(await c.ready("g"), [b"after"])
+        await c.settled("g", 20)
+        assert applied(victim.replicas["g"]) == applied(await c.ready("g"))
 
 
 async def test_a_source_that_goes_away_is_replaced_by_another(autojump_clock: MockClock) -> None:
