@@ -33,8 +33,9 @@ __all__ = ["Held", "Job", "Lookups"]
 JOBS_MAX: Final = 4096
 HELD_MAX: Final = 256
 """Requests of one producer that may wait behind its lookup: our client has at most 64 unsettled."""
-_CLOCK_SLACK_MS: Final = 3_600_000
-"""An id carries its client's time, the index the broker's: a client's clock may be wrong by this much."""
+_CLOCK_SLACK_MS: Final = 86_400_000
+"""An id carries its client's time, the index that of whoever led then: these clocks may differ by this much."""
+_ANY_TIME_MS: Final = 1 << 62
 _MATCHES_MAX: Final = 64
 
 
@@ -161,10 +162,9 @@ class Lookups:
     async def _find(self, tid: int, topic: bytes, uniq: bytes) -> Place | None:
         if self._keys is None:
             return None
-        now = self._wall_ms()
-        made = unique_id_time_ms(uniq.decode(errors="replace"), now)
+        made = unique_id_time_ms(uniq.decode(errors="replace"), self._wall_ms() + _CLOCK_SLACK_MS)
         begin = max(0, (made or _CLOCK_SLACK_MS) - _CLOCK_SLACK_MS)
-        for position in await self._keys.lookup(tid, uniq, begin, now + _CLOCK_SLACK_MS, _MATCHES_MAX):
+        for position in await self._keys.lookup(tid, uniq, begin, _ANY_TIME_MS, _MATCHES_MAX):
             raw = await self._read(position)
             if raw is not None and same_id(raw, topic, uniq) is not None:
                 return place_of(raw)

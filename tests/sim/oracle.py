@@ -71,6 +71,8 @@ class Oracle:
         self._lives: dict[int, tuple[RaftCore, _Life]] = {}
         self._promised: dict[tuple[int, str], int] = {}
         """(lineage, node) to the newest entry that it told somebody it has, or counted itself for as a leader."""
+        self._gone: dict[tuple[int, str], int] = {}
+        """The same of a disk that was taken away: an acknowledgement may have been on its way."""
 
     # -- one turn of one core -----------------------------------------------------------------------------------------
 
@@ -254,8 +256,12 @@ class Oracle:
         before, members = core.entry_id(entry.index - 1), core.membership
         if before is None or members is None:
             return
-        disks = [self.disk_of(node, lineage) for node in members.voter_ids]
-        holding = sum(1 for d in disks if d is not None and (d.rotted or d.holds(before.end, entry.end, entry.crc)))
+        disks = {node: self.disk_of(node, lineage) for node in members.voter_ids}
+        holding = sum(
+            (d is not None and (d.rotted or d.holds(before.end, entry.end, entry.crc)))
+            or entry.index <= self._gone.get((lineage, node), 0)
+            for node, d in disks.items()
+        )
         self._require(
             holding * 2 > len(disks), f"S11: {entry} committed by {core.id}, durable on {holding} of {len(disks)}"
         )
@@ -295,7 +301,8 @@ class Oracle:
 
     def wiped(self, node: str) -> None:
         """The node has a new, empty disk: another replica under an old name."""
-        self._promised = {key: index for key, index in self._promised.items() if key[1] != node}
+        for key in [key for key in self._promised if key[1] == node]:
+            self._gone[key] = self._promised.pop(key)
         self.grants = {key: to for key, to in self.grants.items() if key[1] != node}
 
     def deposed(self, tail: int) -> None:
