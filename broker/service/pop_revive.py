@@ -28,7 +28,7 @@ from broker.metadata.group_settings import settings_of
 from broker.metadata.ops import Op, TopicPut, queue_of, tid_of
 from broker.metadata.pop_ops import PopDone
 from broker.metrics import Counters
-from broker.replication.base import Busy, Replicator
+from broker.replication.base import Busy, NotLeader, Replicator
 from broker.replication.intake import Intake
 from broker.replication.requests import PutMessage, Refused
 from broker.service.delay import copy_of
@@ -109,6 +109,12 @@ class PopRevive:
 
     async def run_term(self) -> None:
         """Revive until cancelled. Begins with what the log says is out."""
+        try:
+            await self._work()
+        except NotLeader:
+            await trio.sleep_forever()  # the term is over: this task is about to be cancelled
+
+    async def _work(self) -> None:
         self._rebuild()
         while True:
             if self._pushed > max(STALE_MAX, self._made_of):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 
 import pytest
 import trio
@@ -13,7 +14,7 @@ from broker.replication.intake import Refused
 from broker.replication.lookups import HELD_MAX
 from tests.support.intake_bench import OK, UNKNOWN, Client, Replica, records_of
 from trimq.message.batch import BatchElement
-from trimq.message.ids import parse_offset_message_id
+from trimq.message.ids import IdSource, parse_offset_message_id
 from trimq.wire.codes import ResponseCode
 from trimq.wire.command import Command
 
@@ -327,6 +328,27 @@ async def test_again_finds_the_first_copy_in_the_key_index_once_all_is_applied(r
     duplicate, held = client.take()
     assert (duplicate.ext.get("dup"), held.ext.get("dup")) == ("1", None)
     assert [record.properties for record in replica.records()] == [b"UNIQ_KEY\x01S0\x02", b"UNIQ_KEY\x01S2\x02"]
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    ("made", "stored", "again"), [(3, 0, 0), (0, 3, 0), (0, 0, 3)], ids=["fast client", "fast leader", "slow leader"]
+)
+async def test_again_finds_the_first_copy_whatever_the_clocks_said(
+    replica: Replica, made: int, stored: int, again: int
+) -> None:
+    start, hour = replica.clock.now_ms, 3_600_000
+    replica.clock.now_ms = start + made * hour
+    uniq = IdSource(random.Random(1), replica.clock).new_id().encode()
+    replica.clock.now_ms = start + stored * hour
+    replica.put(uniq=uniq, sequence=(PID, 0, 0, 0))
+    replica.flush()
+    replica.clock.now_ms = start + again * hour
+    client = Client()
+    replica.put(client, uniq=uniq, sequence=(PID, 0, 1, 1), again=True)
+    await run_lookups(replica)
+    replica.flush()
+    assert [answer.ext.get("dup") for answer in client.take()] == ["1"]
 
 
 @pytest.mark.trio

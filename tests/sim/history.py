@@ -49,7 +49,8 @@ class SimHistory:
     """How often a value reached a consumer of the group that reads everything."""
     popped: dict[Value, int] = field(default_factory=dict)
     """How often a value was handed to a pop consumer."""
-    finished: set[Value] = field(default_factory=set)  # membership only
+    finished: dict[Value, int] = field(default_factory=dict)
+    """Value → the attempt whose acknowledgement was told to a pop consumer."""
     """Values whose acknowledgement by a pop consumer was answered: they never come again."""
     client_errors: int = 0
 
@@ -70,13 +71,13 @@ class SimHistory:
     def delivered(self, value: Value) -> None:
         self.deliveries[value] = self.deliveries.get(value, 0) + 1
 
-    def took(self, value: Value | None, where: str) -> None:
-        """A pop consumer got it; None for a body that proves nothing."""
+    def took(self, value: Value | None, where: str, attempt: int = 1) -> None:
+        """A pop consumer got it; None for a body that proves nothing. An earlier attempt may arrive late."""
         if value is None or value not in self.sends:
             self.contradictions.append(f"phantom: {where}: a pop consumer got what nobody sent ({value})")
             return
         self.popped[value] = self.popped.get(value, 0) + 1
-        if value in self.finished:
+        if attempt >= self.finished.get(value, attempt + 1):
             self.contradictions.append(f"came back: {value} was popped again after its acknowledgement was told")
 
     def count(self, outcome: Outcome) -> int:

@@ -140,10 +140,12 @@ def test_what_no_pop_consumer_got_is_invisible() -> None:
 
 def test_a_message_popped_after_its_acknowledgement_came_back() -> None:
     made = history()
-    made.took(Value(0, 2), "its retry topic")
+    made.took(Value(0, 2), "its retry topic", attempt=2)
     assert rules(made) == set()
-    made.finished.add(Value(0, 2))
-    made.took(Value(0, 2), "its retry topic")
+    made.finished[Value(0, 2)] = 2
+    made.took(Value(0, 2), "its own queue, late", attempt=1)
+    assert rules(made) == set()
+    made.took(Value(0, 2), "its retry topic", attempt=2)
     assert rules(made) == {"came back"}
 
 

@@ -219,7 +219,7 @@ class Workload:
             task_status.started()
             async for message in consumer:
                 value = value_of(message.body)
-                self.history.took(value, f"{queue_id(message.queue)} offset {message.offset}")
+                self.history.took(value, f"{queue_id(message.queue)} offset {message.offset}", message.attempt)
                 if value is None:
                     continue
                 if message.attempt > 1:
@@ -228,7 +228,7 @@ class Workload:
                     continue
                 try:
                     if await message.ack():
-                        self.history.finished.add(value)
+                        self.history.finished[value] = message.attempt
                     else:
                         self.world.oracle.reached["acknowledged too late"] += 1
                 except TrimqError:

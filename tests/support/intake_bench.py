@@ -136,6 +136,7 @@ class Keys:
             if entry.index <= state.applied_index
             for record in records_of(entry)
             if get_property(record.properties, b"UNIQ_KEY") == key and state.topic_id(record.topic) == tid
+            if begin_ms <= record.store_ms <= end_ms
         ][:limit]
 
 
