@@ -45,7 +45,8 @@ class Members:
         self._replicator = replicator
         self._notify_changes = notify
         self._inherited: dict[str, set[str]] = {}
-        self._inherited_until = 0.0
+        self._had_their_time = False
+        """The inherited members: who has not spoken by now is gone."""
         self._dirty: dict[str, None] = {}
         self._wake = trio.Event()
         self._opaque = 0
@@ -155,16 +156,17 @@ class Members:
             self._wake = trio.Event()
             self._log_sets()
             await trio.sleep(PERIOD_S)
-            if self._inherited and trio.current_time() >= self._inherited_until:
+            if self._inherited and self._had_their_time:
                 self._drop_silent()
 
     async def expire_inherited(self) -> None:
         """Wake the loop when the inherited members have had their time."""
-        await trio.sleep(INHERIT_S + PERIOD_S)
+        await trio.sleep(INHERIT_S)
+        self._had_their_time = True
         self._wake.set()
 
     def _inherit(self) -> None:
-        self._inherited_until = trio.current_time() + INHERIT_S
+        self._had_their_time = False
         self._inherited.clear()
         for gid, logged in self._state.members.all():
             info = self._state.groups.by_id.get(gid)

@@ -35,7 +35,7 @@ def test_it_says_ready_and_ends_with_status_0_on_sigterm(tmp_path: Path) -> None
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert line.startswith("The broker is ready: broker-a at 127.0.0.1:")
+        assert line.startswith("The broker is ready: broker-a at 127.0.0.1:"), process.communicate(timeout=20)[1]
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=20)
     finally:
