@@ -2,7 +2,7 @@
 
 Prints:
 
-    batch: 100 readings in one queue, offsets without a gap
+    batch: 100 values in one queue, offsets without a gap
     compressed: 65536 bytes come back as they were
     refused: a body that is too large: ...
 
@@ -18,7 +18,7 @@ import trio
 import trimq
 import trimq.errors
 
-TOPIC = "readings"
+TOPIC = "meter-values"
 
 
 async def main() -> None:
@@ -26,11 +26,11 @@ async def main() -> None:
     async with trimq.connect(address) as mq, mq.producer("meters", compression="zlib") as producer:
         # A batch goes to one queue. It is for those who have many messages in hand: single sends that come together
         # share requests by themselves.
-        receipts = await producer.send_batch([trimq.Message(topic=TOPIC, body=b"reading %d" % n) for n in range(100)])
+        receipts = await producer.send_batch([trimq.Message(topic=TOPIC, body=b"value %d" % n) for n in range(100)])
         offsets = [receipt.offset for receipt in receipts]
         assert {receipt.queue for receipt in receipts} == {receipts[0].queue}
         assert offsets == list(range(offsets[0], offsets[0] + 100))
-        print("batch: 100 readings in one queue, offsets without a gap")
+        print("batch: 100 values in one queue, offsets without a gap")
 
         table = b"0 kWh\t" * 11_000
         table = table[: 64 * 1024]
