@@ -17,7 +17,6 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from urllib.parse import urlsplit
 
 import trio
@@ -26,6 +25,7 @@ from wsproto.events import AcceptConnection, RejectConnection, RejectData, Reque
 from wsproto.utilities import RemoteProtocolError
 
 from trimq.env import Network, Stream, StreamHandler, TaskStatus
+from trimq.remoting.listening import GONE, serve_streams
 from trimq.remoting.local import BY_WEBSOCKET
 from trimq.remoting.websocket import GOING_AWAY, Codec, WebSocketStream
 from trimq.wire.frame import MAX_FRAME_BYTES
@@ -39,8 +39,6 @@ HANDSHAKES_MAX = 256
 """Connections that have not finished their handshake; further ones are closed at once."""
 PING_S = 20.0
 """Below the 60 s after which HTTP proxies like to drop a silent connection."""
-
-_LOST = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 def origin_allowed(origin: str | None, host: str, allowed: Sequence[str]) -> bool:
@@ -110,17 +108,7 @@ class Gateway:
         self, network: Network, host: str, port: int, *, task_status: TaskStatus = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Listen until cancelled; `started(bound port)`. Raises `OSError` when the address cannot be bound."""
-        bind_error: OSError | None = None
-        async with trio.open_nursery() as nursery:
-            try:
-                bound = await nursery.start(partial(network.serve, self.accept, host, port))
-            except OSError as error:
-                bind_error = error
-            else:
-                nursery.start_soon(self._keep_alive)
-                task_status.started(bound)
-        if bind_error is not None:
-            raise bind_error
+        await serve_streams(network, host, port, self.accept, look_after=self._keep_alive, task_status=task_status)
 
     async def accept(self, stream: Stream) -> None:
         """Serve one connection from its handshake on; never raises for what its client did."""
@@ -132,7 +120,7 @@ class Gateway:
         try:
             with trio.move_on_after(HANDSHAKE_S):
                 opened = await self._handshake(stream)
-        except _LOST as error:
+        except GONE as error:
             log.debug("WebSocket handshake failed", extra={"error": str(error)})
         finally:
             self._handshakes -= 1
@@ -205,5 +193,5 @@ class Gateway:
 
     @staticmethod
     async def _ping(stream: WebSocketStream) -> None:
-        with suppress(*_LOST):
+        with suppress(*GONE):
             await stream.ping()

@@ -17,7 +17,6 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import trio
@@ -25,6 +24,7 @@ import trio
 from trimq.env import Network, Stream, TaskStatus
 from trimq.errors import ProtocolError
 from trimq.remoting.limits import Limits
+from trimq.remoting.listening import GONE, serve_streams
 from trimq.remoting.outbox import Outbox
 from trimq.remoting.sniff import FirstBytes, sniff
 from trimq.wire.frame import FrameDecoder
@@ -34,8 +34,6 @@ __all__ = ["Connection", "Limits", "RemotingServer", "ServerStatistics", "Servic
 log = logging.getLogger(__name__)
 
 DEFAULT_LIMITS = Limits()
-_GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
-"""How a stream says that the link is lost: real ones by OSError, Trio's own (in tests) by their errors."""
 
 
 class Service(Protocol):
@@ -233,7 +231,7 @@ class Connection:
             piece = outbox.take()
             try:
                 await self.stream.send_all(piece)
-            except _GONE as error:
+            except GONE as error:
                 self.abort(f"connection lost: {error}")
                 return
             finally:
@@ -280,17 +278,7 @@ class RemotingServer:
         self, network: Network, host: str, port: int, *, task_status: TaskStatus = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Listen until cancelled; `started(bound port)`. Raises `OSError` when the address cannot be bound."""
-        bind_error: OSError | None = None
-        async with trio.open_nursery() as nursery:
-            try:
-                bound = await nursery.start(partial(network.serve, self.handle, host, port))
-            except OSError as error:
-                bind_error = error
-            else:
-                nursery.start_soon(self._sweep)
-                task_status.started(bound)
-        if bind_error is not None:
-            raise bind_error
+        await serve_streams(network, host, port, self.handle, look_after=self._sweep, task_status=task_status)
 
     async def drain(self) -> None:
         """Say goodbye: take no more connections, send what is queued, close all. Returns after `goodbye_s` at most."""
@@ -337,7 +325,7 @@ class RemotingServer:
         try:
             with conn._read_scope:
                 await conn._read(self._service)
-        except _GONE as error:
+        except GONE as error:
             conn.abort(f"connection lost: {error}")
         except ProtocolError as error:
             log.warning("connection closed: bad frame", extra={"peer": conn.peer, "error": str(error)})
