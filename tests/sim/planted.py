@@ -20,7 +20,7 @@ import trio
 
 import broker.replication.sends
 import broker.store.recovery
-import trimq.client.producer
+import trimq.client.in_hand
 import trimq.client.reader
 from broker.metadata import producers
 from broker.metadata.offsets import Offsets
@@ -281,7 +281,7 @@ class _CalledFailed(NotStored):
 
 
 def _unknown_is_called_failed() -> AbstractContextManager[None]:
-    return replaced(trimq.client.producer, "SendUnknown", lambda _: _CalledFailed)
+    return replaced(trimq.client.in_hand, "SendUnknown", lambda _: _CalledFailed)
 
 
 def _reader_drops_the_last() -> AbstractContextManager[None]:

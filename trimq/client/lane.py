@@ -15,7 +15,7 @@ goes together when the answer comes. So a quiet producer has the latency of one 
 batch.
 
 Sans-I/O: `put` takes messages in, `next_request` says what to transmit now, `answered`, `refused` and `link_lost` say
-what came of it. The driver is `trimq.client.producer`.
+what came of it. The driver is `trimq.client.lane_driver`.
 
 A broker that is not ours ignores the numbers and answers out of order; `sequenced=False` keeps one request per queue in
 flight, which is the only way to keep its order.

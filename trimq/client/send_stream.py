@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
 
 import anyio
 
@@ -10,17 +10,19 @@ from trimq.client.lane import Slot
 from trimq.client.model import Message, Queue
 from trimq.errors import TrimqError
 
-if TYPE_CHECKING:
-    from trimq.client.producer import Producer
-
 __all__ = ["SendStream"]
 
 
 class SendStream:
     """Messages on their way whose receipts nobody waits for one by one. Made by `Producer.stream`."""
 
-    def __init__(self, producer: Producer) -> None:
-        self._producer = producer
+    def __init__(
+        self,
+        admit: Callable[[Message, Queue | None, SendStream], Awaitable[Slot]],
+        give_up: Callable[[Slot, str], None],
+    ) -> None:
+        self._admit = admit
+        self._give_up = give_up
         self._pending: dict[Slot, None] = {}
         self._idle: anyio.Event | None = None
         self._errors: list[TrimqError] = []
@@ -29,7 +31,7 @@ class SendStream:
 
     async def send(self, message: Message, /, *, queue: Queue | None = None) -> None:
         """Queue one message; waits only while the producer has its `max_in_flight` in hand."""
-        slot = await self._producer._admit(message, queue, self)
+        slot = await self._admit(message, queue, self)
         if slot.outcome is not None:
             self._count(slot)
             return
@@ -43,7 +45,7 @@ class SendStream:
             if not slot.entered:
                 self._pending.pop(slot, None)
                 slot.stream = None
-                self._producer._give_up(slot, "cancelled")
+                self._give_up(slot, "cancelled")
             raise
 
     async def drain(self) -> None:
@@ -76,4 +78,4 @@ class SendStream:
     def abandon(self) -> None:
         """Leaving early: what is still on its way is given up."""
         for slot in list(self._pending):
-            self._producer._give_up(slot, "its stream was left")
+            self._give_up(slot, "its stream was left")

@@ -6,10 +6,25 @@ groups, and under load whole batches form for one queue at a time instead of sin
 
 from __future__ import annotations
 
-from trimq.client.model import Queue
-from trimq.client.route import interleave
+from collections.abc import Callable
 
-__all__ = ["Spread"]
+import anyio
+
+from trimq.client.instance import Instance
+from trimq.client.model import Message, Queue
+from trimq.client.outgoing import DEFAULT_TOPIC_QUEUES
+from trimq.client.route import Route, interleave, pick_by_key
+from trimq.client.timing import Backoff
+from trimq.errors import BadRequest, NoRoute
+from trimq.message.names import check_topic
+
+__all__ = ["Spread", "Spreads"]
+
+ROUTE_PATIENCE_S = 2.0
+"""How long a send waits for a route to appear: long enough for brokers that are just registering."""
+
+PROVISIONAL_S = 60.0
+"""How long a new topic's first sends may take to reach every group; until then its route may be incomplete."""
 
 
 class Spread:
@@ -34,3 +49,87 @@ class Spread:
         self.index = (self.index + 1) % len(self.queues)
         self.current = self.queues[self.index]
         return self.current
+
+    def choose(self, message: Message) -> Queue:
+        """The queue of a message that may go anywhere, or where its order key says."""
+        return self.current if message.order_key is None else pick_by_key(self.sorted, message.order_key)
+
+    def within(self, message: Message, group: str) -> Queue:
+        """The message's queue in this replica group."""
+        queues = tuple(queue for queue in self.sorted if queue.group == group)
+        if not queues:
+            raise BadRequest(
+                f"the topic {message.topic!r} has no queue in the replica group {group}",
+                advice="an atomic send needs all its topics in one group",
+            )
+        return pick_by_key(queues, message.order_key or message.topic)
+
+
+class Spreads:
+    """The spreads of one producer, by topic: opened by the first send, renewed with the routes."""
+
+    def __init__(self, instance: Instance, is_healthy: Callable[[str], bool]) -> None:
+        self._instance = instance
+        self._is_healthy = is_healthy
+        """Of a replica group: whether what is sent there goes through, as far as we know."""
+        self.known: dict[str, Spread] = {}
+
+    async def find(self, topic: str) -> Spread:
+        """The topic's spread, opened by its first send. Waits a little for a route. Raises `NoRoute`, `BadRequest`."""
+        spread = self.known.get(topic)
+        if spread is not None:
+            return spread
+        check_topic(topic)
+        patience = anyio.current_time() + ROUTE_PATIENCE_S
+        backoff = Backoff(self._instance.rng)
+        while True:
+            try:
+                route, exists = await self._instance.routes.publish_route(topic, DEFAULT_TOPIC_QUEUES)
+                return self.known.get(topic) or self._open(topic, route, exists=exists)
+            except NoRoute:
+                if anyio.current_time() >= patience:
+                    raise
+            await anyio.sleep(backoff.next_s())
+
+    def _open(self, topic: str, route: Route, *, exists: bool) -> Spread:
+        queues = route.write_queues
+        if not queues:
+            raise NoRoute(f"no queue of {topic!r} may be written", advice="check the permission of topic and broker")
+        until = 0.0 if exists else anyio.current_time() + PROVISIONAL_S
+        start = self._instance.rng.randrange(len(queues))
+        spread = self.known[topic] = Spread(queues, start=start, provisional_until=until)
+        self._instance.routes.want(topic)
+        return spread
+
+    def moved_on(self, queue: Queue) -> None:
+        """A request for this queue went out: the next messages that may go anywhere take another one."""
+        spread = self.known.get(queue.topic)
+        if spread is None:
+            return
+        if spread.provisional_until:
+            self._instance.routes.expect(queue.topic)
+        if spread.current == queue:
+            self.advance(spread)
+
+    def advance(self, spread: Spread) -> bool:
+        """To the next queue whose group is not in trouble; returns whether there is one."""
+        return any(self._is_healthy(spread.advance().group) for _ in spread.queues)
+
+    def route_changed(self, topic: str) -> None:
+        """The instance learned another route: messages from now on use its queues."""
+        spread = self.known.get(topic)
+        route = self._instance.routes.known(topic)
+        if spread is None or route is None:
+            return
+        queues = route.write_queues
+        if not queues or queues == spread.sorted:
+            return
+        if anyio.current_time() < spread.provisional_until and not spread.groups <= {queue.group for queue in queues}:
+            return  # the topic is still being created, group by group
+        self.known[topic] = Spread(queues, start=spread.index, provisional_until=0.0)
+
+    def forget_topics(self) -> None:
+        """Undo the wishes for fresh routes; part of closing."""
+        for topic in self.known:
+            self._instance.routes.unwant(topic)
+        self.known.clear()
