@@ -11,7 +11,7 @@ python examples/moving.py [NAMESRV]
 """
 
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import trio
 
@@ -22,7 +22,7 @@ TOPIC, GROUP, COPY = "ledger", "bookkeeping", "bookkeeping-2"
 
 async def main() -> None:
     address = sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:9876"
-    began = datetime.now(UTC) - timedelta(seconds=1)
+    began = datetime.now(UTC)
     async with trimq.connect(address) as mq, mq.subscribe(TOPIC, group=GROUP) as ledger:
         for number in range(5):
             await mq.send(TOPIC, f"{number}")

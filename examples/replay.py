@@ -5,8 +5,10 @@ python examples/replay.py [NAMESRV]
 
 Prints:
 
-    10 readings, mean 4.50
+    ... readings, mean 4.50
     readings@...: offsets 0 to ...
+
+10 readings the first time; the topic keeps them, so ten more with every further run.
 """
 
 import asyncio  # noqa: TID251  (this is an application, and its own loop)

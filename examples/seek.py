@@ -8,7 +8,9 @@ Prints:
     from the first: 0 1 2 3 4 5 6 7 8 9
     from half time: 5 6 7 8 9
     again from 2: 2 3 4
-    the group is at 5, 5 messages behind
+    the group is at 5, ... messages behind
+
+5 messages behind the first time; the topic keeps what was sent, so ten more with every further run.
 """
 
 import sys

@@ -3,7 +3,7 @@
 New files are found by themselves. An example takes the name server's address as its only argument and ends by itself
 within a minute with exit status 0, without a traceback (what the library logs is allowed). What its docstring shows
 indented under a line `Prints:` has to come out in that order (other lines may stand between; `...` stands for
-anything):
+anything), also when somebody runs it again on the same cluster:
 
     \"\"\"Send one order and bill it.
 
@@ -80,6 +80,70 @@ def missing(promised: list[str], printed: str) -> str | None:
         if not any(pattern.search(line) for line in lines):
             return wanted
     return None
+
+
+NAMES_A_TOPIC = {"create_topic", "find", "iterate", "pop", "queues", "request", "send", "subscribe", "timers"}
+"""Methods whose first argument is a topic."""
+
+
+def topics(program: str) -> set[str]:
+    """The topics that a program uses, as far as they are written down: in a call, or in a name for them."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(program)):
+        match node:
+            case ast.keyword(arg="topic", value=value):
+                found |= strings(value)
+            case ast.Call(func=ast.Attribute(attr=name), args=[first, *_]) if name in NAMES_A_TOPIC:
+                found |= strings(first)
+            case ast.Assign(targets=[ast.Name(id=name)], value=value) if is_topic(name):
+                found |= strings(value)
+            case ast.Assign(targets=[ast.Tuple(elts=names)], value=ast.Tuple(elts=values)):
+                for target, value in zip(names, values, strict=True):
+                    if isinstance(target, ast.Name) and is_topic(target.id):
+                        found |= strings(value)
+            case ast.For(target=ast.Name(id=name), iter=value) if is_topic(name):
+                found |= strings(value)
+    return {topic for topic in found if not topic.startswith("%")}  # %DLQ%group: each group has its own
+
+
+def is_topic(name: str) -> bool:
+    return name.upper().endswith("TOPIC")
+
+
+def strings(value: ast.expr) -> set[str]:
+    """A literal's strings; of a dictionary its keys (`subscribe({topic: filter})`)."""
+    match value:
+        case ast.Constant(value=str(text)):
+            return {text}
+        case ast.Tuple(elts=each) | ast.List(elts=each) | ast.Dict(keys=each):
+            return set().union(*(strings(one) for one in each if one is not None))
+    return set()
+
+
+def test_topics_are_found_wherever_they_are_written() -> None:
+    program = """
+A_TOPIC = "a"
+TOPIC, GROUP = "b", "group"
+for topic in ("c", "d"): make(topic)
+Message(topic="e", body=b"")
+mq.subscribe({"f": tag}, group="group")
+reader.iterate("g")
+reader.iterate("%DLQ%group")
+mq.send(A_TOPIC, "body")
+"""
+    assert topics(program) == set("abcdefg")
+
+
+def test_no_two_examples_use_the_same_topic() -> None:
+    """They run one after another on one cluster: with a topic in common, one would read what another has sent."""
+    users: dict[str, list[str]] = {}
+    for path in EXAMPLES:
+        found = topics(path.read_text())
+        assert found, f"{path.name}: no topic was found; is there another way of naming one?"
+        for topic in found:
+            users.setdefault(topic, []).append(path.name)
+    shared = {topic: names for topic, names in users.items() if len(names) > 1}
+    assert not shared, f"used by more than one example: {shared}"
 
 
 def test_promised_lines_come_in_order() -> None:
