@@ -1,15 +1,19 @@
-"""A Raft replica's picture of itself, for operators, metrics and tests."""
+"""A Raft replica's picture of itself and its group, for clients, operators, metrics and tests."""
 
 from __future__ import annotations
 
-from broker.replication.base import Health, LeaderHint, PeerStatus, ReplicaStatus, Role, RoleEvent
+from collections.abc import Sequence
+
+from broker.replication.base import Health, LeaderHint, PeerStatus, Replicas, ReplicaStatus, Role, RoleEvent
+from broker.replication.ha.rules import RAFT
+from broker.replication.raft_config import GroupConfig
 from broker.replication.store_view import ReplicatedStore
 from raft.core.types import Health as CoreHealth
+from raft.core.types import Member, StorageFault
 from raft.core.types import Role as CoreRole
-from raft.core.types import StorageFault
 from raft.group import RaftGroup
 
-__all__ = ["ROLES", "replica_status"]
+__all__ = ["ROLES", "group_replicas", "replica_status"]
 
 ROLES = {
     CoreRole.FOLLOWER: Role.FOLLOWER,
@@ -94,3 +98,27 @@ def _peers(group: RaftGroup | None) -> tuple[PeerStatus, ...]:
         connected = group.members.connected(peer.id)
         peers.append(PeerStatus(peer.id, peer.match, lag, connected, peer.state.name.lower()))
     return tuple(peers)
+
+
+def group_replicas(
+    group: RaftGroup | None, config: GroupConfig, *, strategy: str, in_sync: tuple[str, ...]
+) -> Replicas:
+    """Who belongs to the group, with the addresses that are known for clients."""
+    if group is None:
+        return Replicas(tuple((member.id, "") for member in config.members()))
+    membership = group.core.membership if group.core is not None else None
+    voters = membership.voters if membership is not None else group.members.all
+    learners = membership.learners if membership is not None else ()
+    gone = config.node_id if group.members.removed else ""  # known from a peer: the log does not say it yet
+    return Replicas(
+        tuple((member.id, group.members.client_address(member.id)) for member in voters if member.id != gone),
+        tuple((member.id, group.members.client_address(member.id)) for member in learners if member.id != gone),
+        () if strategy == RAFT else _numbers(config, (*voters, *learners)),
+        in_sync,
+    )
+
+
+def _numbers(config: GroupConfig, members: Sequence[Member]) -> tuple[tuple[str, int], ...]:
+    numbers = {member.id: member.rank for member in members}
+    numbers.setdefault(config.node_id, config.ha.rank)  # not listed yet
+    return tuple(sorted(numbers.items()))

@@ -145,7 +145,7 @@ async def test_a_source_that_goes_away_is_replaced_by_another(autojump_clock: Mo
         victim, first, *_ = followers(c, leader)
         await behind(c, victim, leader)
         await victim.start()
-        await c.until(lambda: victim.replicas["g"].replicator._mender._installer.received_bytes > 1 << 20, 20)
+        await c.until(lambda: victim.replicas["g"].replicator._turns._mender._installer.received_bytes > 1 << 20, 20)
         await first.kill()
         await c.until(lambda: victim.failures, 40)
         await c.settled("g", 20)

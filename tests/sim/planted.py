@@ -30,7 +30,7 @@ from broker.replication.base import Outcome, Replies
 from broker.replication.base import Verdict as Fate
 from broker.replication.leader_view import LeaderView
 from broker.replication.offset_commits import OffsetCommits
-from broker.replication.raft_group import RaftReplicator
+from broker.replication.settling import Settling
 from broker.replication.terms import Terms
 from broker.replication.tickets import TicketTable
 from broker.store.commit_log import CommitLog
@@ -165,12 +165,12 @@ def _failed_write_is_done() -> AbstractContextManager[None]:
 
 def _dispatch_before_commit() -> AbstractContextManager[None]:
     def make(_: Any) -> Any:
-        def allow(self: RaftReplicator, core: RaftCore) -> None:
+        def allow(self: Settling, core: RaftCore) -> None:
             self._store.allow(core.durable)
 
         return allow
 
-    return replaced(RaftReplicator, "_allow_dispatch", make)
+    return replaced(Settling, "allow_dispatch", make)
 
 
 def _restart_skips_an_entry() -> AbstractContextManager[None]:

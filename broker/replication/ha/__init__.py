@@ -7,6 +7,6 @@ The log, its matching by term boundaries, truncation, links, repair and installa
   strategies, when the old and the new regime hold together. Pure.
 - `in_sync`: which slaves are in sync. Pure.
 - `tickets`: what a producer is told when, with RocketMQ's put statuses. Pure.
-- `master`, `promotion`, `rewind`: what a master does beside leading, how a slave is made one, and how a replica whose
-  acknowledged tail was given up takes its store back.
+- `master`, `promotion`, `move`, `rewind`: what a master does beside leading, how a slave is made one, how a group comes
+  under another strategy, and how a replica whose acknowledged tail was given up takes its store back.
 """

@@ -38,14 +38,14 @@ class Master:
 
     def __init__(self, config: HaConfig, rules: GroupRules, group: str, place: Place) -> None:
         self.tickets = MasterTickets(config)
-        self.joining: dict[str, Member] = {}
-        """Slaves that asked to join and are not listed yet."""
         self._config = config
         self._rules = rules
         self._name = group
         self._place = place
         self._in_sync: InSync | None = None
         self._refusing = False
+        self._joining: dict[str, Member] = {}
+        """Slaves that asked to join and are not listed yet."""
 
     @property
     def in_sync(self) -> tuple[str, ...]:
@@ -77,7 +77,7 @@ class Master:
         """It does not any more: what was in flight has an unknown fate."""
         self._in_sync = None
         self._refusing = False
-        self.joining.clear()
+        self._joining.clear()
         replies = Replies()
         self.tickets.settle_all(Outcome(Verdict.UNKNOWN, leader), replies)
         replies.flush()
@@ -143,6 +143,16 @@ class Master:
 
     # members
 
+    def admit(self, group: RaftGroup, member: Member, strategy: str) -> str:
+        """A slave asks to join; returns the peer address to follow. Raises JoinRefused."""
+        if strategy == RAFT:
+            raise JoinRefused("the group is under raft: its members are changed with `trimq admin group`")
+        there = group.members.introductions.get(member.id)
+        if member.id == group.node_id or (there is not None and there.store_uuid != member.uuid):
+            raise JoinRefused(f"{member.id} is here already: every replica of a group needs a brokerId of its own")
+        self._joining[member.id] = member
+        return str(group.settings.own_address)
+
     def _keep_members(self, core: RaftCore) -> None:
         if core.memberships.index > core.commit or not core.own_term_committed or core.membership is None:
             return
@@ -163,10 +173,10 @@ class Master:
         )
         if own != detail:
             return replace(now, detail=own)
-        for member in list(self.joining.values()):
+        for member in list(self._joining.values()):
             listed = now.member(member.id)
             if listed is not None and listed.uuid == member.uuid and listed.address == member.address:
-                del self.joining[member.id]
+                del self._joining[member.id]
             else:
                 return self._joined(now, member, listed)
         for learner in now.learners:

@@ -1,4 +1,4 @@
-"""The membership entry that moves a group to another strategy.
+"""Moving a group to another strategy: the membership entry that does it, and waiting for its commit.
 
 Nothing else moves: the log, its terms and its members stay. While the entry is not committed both rules hold (`rules`);
 whoever leads when it commits leads on, and under master-slave is the master.
@@ -6,23 +6,77 @@ whoever leads when it commits leads on, and under master-slave is the master.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
+
+import trio
 
 from broker.replication.base import ReplicatorError
 from broker.replication.ha.config import HaConfig
 from broker.replication.ha.rules import RAFT, SYNC, detail_of
+from broker.replication.leading import Leading, Moved
 from raft.core import RaftCore
-from raft.core.errors import ChangeRefused
+from raft.core.errors import ChangeRefused, Refused
 from raft.core.types import Membership
+from raft.group import RaftGroup
 
-__all__ = ["MOVES", "MoveRefused", "moved"]
+__all__ = ["MOVES", "MoveRefused", "StrategyMoves", "moved"]
+
+log = logging.getLogger(__name__)
 
 MOVES: Final = ("raft", "sync", "async")
 
 
 class MoveRefused(ReplicatorError):
     """The strategy was not changed, or nobody knows yet; the message says why."""
+
+
+class StrategyMoves:
+    """Makes moves at a leader. One per replica.
+
+    `place` appends a membership entry behind all that is open and returns its index; `commit` is what is committed.
+    """
+
+    def __init__(
+        self,
+        config: HaConfig,
+        leading: Leading,
+        progress: Moved,
+        place: Callable[[RaftCore, Membership], int],
+        commit: Callable[[], int],
+    ) -> None:
+        self._config = config
+        self._leading = leading
+        self._progress = progress
+        self._place = place
+        self._commit = commit
+
+    async def make(self, group: RaftGroup, strategy: str, required: int) -> int:
+        """The index of the entry that did it, once committed. Raises MoveRefused."""
+        placed: list[int] = []
+        problem: list[Refused] = []
+        asked = trio.Event()
+
+        def ask(core: RaftCore, now_ms: int) -> None:
+            try:
+                placed.append(self._place(core, moved(core, strategy, self._config, required)))
+            except Refused as error:
+                problem.append(error)
+            asked.set()
+
+        term = self._leading.term
+        group.call(ask)
+        await asked.wait()
+        if problem:
+            raise MoveRefused(str(problem[0]))
+        while self._commit() < placed[0]:
+            await self._progress.wait()
+            if self._leading.term != term:
+                raise MoveRefused("leadership changed before the move was committed: look which strategy is in force")
+        log.info("strategy changed", extra={"group": group.settings.group, "strategy": strategy, "index": placed[0]})
+        return placed[0]
 
 
 def moved(core: RaftCore, strategy: str, config: HaConfig, required: int = 0) -> Membership:

@@ -11,16 +11,42 @@ again: snapshots of the tail go, the marks are lowered, the log is cut.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
+from broker.replication.base import ReopenPlanned
+from broker.store.entry import EntryId
 from broker.store.snapshot import META_DIR, list_snapshots
 
 if TYPE_CHECKING:
     from broker.store.commit_log import CommitLog
-    from broker.store.entry import EntryId
     from broker.store.fs import FileSystem
+    from raft.core.types import EntryId as CoreEntryId
+    from raft.group import RaftGroup
 
-__all__ = ["rewind_store"]
+__all__ = ["Rewinding", "rewind_store"]
+
+log = logging.getLogger(__name__)
+
+
+class Rewinding:
+    """Does it for a replica that runs: at most once, since the replica is opened anew afterwards."""
+
+    def __init__(self, group: str, commit_log: CommitLog, fs: FileSystem) -> None:
+        self.begun = False
+        self._name = group
+        self._log = commit_log
+        self._fs = fs
+
+    async def run(self, group: RaftGroup, to: CoreEntryId) -> None:
+        """Raises ReopenPlanned when it is done, OSError, LogUnusable."""
+        log.warning(
+            "the master's log goes another way: what was acknowledged here alone is given up",
+            extra={"group": self._name, "after": to.index, "last": self._log.last.index},
+        )
+        await group.hold()
+        await rewind_store(self._log, self._fs, EntryId(to.index, to.term, to.crc, to.end))
+        raise ReopenPlanned(f"taken back to entry {to.index}, where the master's log goes another way; opened anew")
 
 
 async def rewind_store(commit_log: CommitLog, fs: FileSystem, to: EntryId) -> None:
