@@ -37,6 +37,7 @@ from broker.processor.end_transaction import TransactionProcessor
 from broker.processor.leaderless import Leaderless
 from broker.processor.offsets import OffsetCommits
 from broker.processor.pop_message import PopProcessor
+from broker.processor.pop_questions import PopQuestions
 from broker.processor.pull_message import PullProcessor
 from broker.processor.query_message import QueryProcessor
 from broker.processor.redirect import Redirect
@@ -266,7 +267,8 @@ class Wiring:
             atomic=AtomicProcessor(config, state, store, intake, counters),
             pull=pulls,
             pop=pops,
-            acks=AckProcessor(config, store, intake, revive, pops, counters),
+            pop_questions=PopQuestions(config, store, intake, pops.choosing, pops.waits),
+            acks=AckProcessor(config, store, intake, revive, pops.waking, counters),
             assignments=AssignmentProcessor(state, intake, members, registration),
             offsets=commits,
             send_back=SendBackProcessor(
@@ -290,9 +292,9 @@ class Wiring:
         leaderless.unpack(store.log.marks.values.pending)
         store.pending = leaderless.pack
         dispatcher = Dispatcher(replicator, forwarder, make_routes(processors, lanes), leaderless, calls.answered)
-        state.on_touched += [polling.touched, schedule.touched, timer.touched, pops.touched]
+        state.on_touched += [polling.touched, schedule.touched, timer.touched, pops.waking.touched]
         store.waiting += [schedule.oldest_position, timer.oldest_position, checks.oldest_position]
-        state.on_topics.append(pops.topics_changed)
+        state.on_topics.append(pops.waking.topics_changed)
         state.on_topic_removed.append(store.queues.drop_topic)
         on_close: list[Callable[[Connection], None]] = [
             processors.clients.closed,
@@ -334,7 +336,7 @@ class Wiring:
             relay.run,
             pulls.run,
             polling.run,
-            pops.run,
+            pops.waking.run,
             terms.run,
             registration.run,
             housekeeping.run,

@@ -17,7 +17,8 @@ from broker.metadata.pop import OrderedBatch, Taken
 from broker.metadata.pop_ops import PopDone, PopHide
 from broker.metadata.topics import TopicInfo
 from broker.metrics import Counters
-from broker.processor.pop_message import INVISIBLE_MAX_MS, PopProcessor
+from broker.processor.pop_checks import INVISIBLE_MAX_MS
+from broker.processor.pop_waking import PopWaking
 from broker.processor.request import Refused, Request, Typed, later, success
 from broker.replication.intake import Intake
 from broker.service.pop_revive import PopRevive
@@ -46,14 +47,14 @@ class AckProcessor:
         store: MessageStore,
         intake: Intake,
         revive: PopRevive,
-        pops: PopProcessor,
+        waking: PopWaking,
         counters: Counters,
     ) -> None:
         self._config = config
         self._store = store
         self._intake = intake
         self._revive = revive
-        self._pops = pops
+        self._waking = waking
         self._counters = counters
 
     def ack(self, request: Typed[AckHeader], reply: ReplyTo) -> bytes | None:
@@ -141,7 +142,7 @@ class AckProcessor:
     def _next_of_order(self, gid: int, key: int, group: str, topic: str) -> None:
         batch = self._intake.view.tables.pop.batch(gid, key)
         if batch is None or batch.blocked_until <= self._intake.log_time():
-            self._pops.wake(group, topic)
+            self._waking.wake(group, topic)
 
     async def batch_ack(self, request: Request) -> bytes | None:
         """Code 200151: many at once. Handles that do not count are passed over, as RocketMQ does."""

@@ -18,6 +18,7 @@ from broker.processor.end_transaction import TransactionProcessor
 from broker.processor.lane import Lane
 from broker.processor.offsets import OffsetCommits
 from broker.processor.pop_message import PopProcessor
+from broker.processor.pop_questions import PopQuestions
 from broker.processor.pull_message import PullProcessor
 from broker.processor.query_message import QueryProcessor
 from broker.processor.registry import Needs, Route, hot, slow
@@ -77,6 +78,7 @@ class Processors:
     atomic: AtomicProcessor
     pull: PullProcessor
     pop: PopProcessor
+    pop_questions: PopQuestions
     acks: AckProcessor
     assignments: AssignmentProcessor
     offsets: OffsetCommits
@@ -114,8 +116,8 @@ def make_routes(serving: Processors, lanes: Lanes) -> Mapping[int, Route]:
         Code.ACK_MESSAGE: hot(decode_ack, serving.acks.ack, Needs.ADMITTING),
         Code.CHANGE_MESSAGE_INVISIBLETIME: hot(decode_change_invisible, serving.acks.change_invisible, Needs.ADMITTING),
         Code.BATCH_ACK_MESSAGE: slow(serving.acks.batch_ack, client, Needs.ADMITTING),
-        Code.PEEK_MESSAGE: slow(serving.pop.peek, query, leader),
-        Code.POLLING_INFO: slow(serving.pop.polling_info, query, leader),
+        Code.PEEK_MESSAGE: slow(serving.pop_questions.peek, query, leader),
+        Code.POLLING_INFO: slow(serving.pop_questions.polling_info, query, leader),
         Code.QUERY_ASSIGNMENT: slow(serving.assignments.query, client, leader),
         Code.SET_MESSAGE_REQUEST_MODE: slow(serving.assignments.set_mode, admin, leader),
         Code.GET_ALL_MESSAGE_REQUEST_MODE: slow(serving.assignments.all_modes, admin),

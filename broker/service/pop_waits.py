@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable
 from broker.filter.selection import Selection
 from broker.replication.base import ReplyTo
 
-__all__ = ["SLOT_S", "PopWait", "PopWaits"]
+__all__ = ["SLOT_S", "Pair", "PopWait", "PopWaits"]
 
 SLOT_S = 0.1
 PER_LINK_MAX = 4_096

@@ -352,7 +352,7 @@ async def test_bad_handles_are_refused(autojump_clock: MockClock) -> None:
 
 
 async def test_memory_is_bounded_by_what_may_be_out(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker.processor.pop_message.OUT_MAX", 40)
+    monkeypatch.setattr("broker.processor.pop_choosing.OUT_MAX", 40)
     async with popping(1) as (replica, consumer):
         await send(consumer, 100, queues=1)
         taken = await consumer.pop() + await consumer.pop()
