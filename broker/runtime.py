@@ -37,8 +37,8 @@ log = logging.getLogger(__name__)
 REOPEN_FIRST_S = 1.0
 REOPEN_MAX_S = 30.0
 """Pause before a replica that failed is opened again; it doubles each time ..."""
-CALM_S = 60.0
-"""... unless the replica had run for so long."""
+CALM_S = 10.0
+"""... unless the replica had run for so long: longer than one whose disk fails at once stays open."""
 TICKS_PER_ELECTION = 20
 TICK_MIN_MS, TICK_MAX_MS = 10, 50
 """The clock's grain: 20 ms at the default raftElectionMs of 400; patient clusters need not look so often."""

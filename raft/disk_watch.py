@@ -1,4 +1,4 @@
-"""Tells the core what the disk does not do: full, failed, slow (2 E), stalled (5 s), and the end of it."""
+"""Tells the core what the disk does not do: full, failed, slow (2 E), hung (3 E), stalled (5 s), and the end of it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ class DiskWatch:
 
     def __init__(self, election_ms: int) -> None:
         self._slow_s = 2 * election_ms / 1000
+        self._hung_s = 3 * election_ms / 1000
         self._told: StorageFault | None = None
 
     def look(self, core: RaftCore, writer: LogWriter, now: float, now_ms: int) -> None:
@@ -25,6 +26,8 @@ class DiskWatch:
             busy = writer.busy_for_s(now)
             if busy > STALLED_S:
                 fault = StorageFault.STALLED
+            elif busy > self._hung_s:
+                fault = StorageFault.HUNG
             elif busy > self._slow_s:
                 fault = StorageFault.SLOW
         self.tell(core, fault, now_ms)

@@ -15,7 +15,7 @@ import trio
 from broker.replication.base import GroupFailed
 from broker.replication.store_view import ReplicatedStore
 from broker.store.errors import LogUnusable
-from raft.core.types import StorageFault
+from raft.core.types import NOBODY, StorageFault
 from raft.group import RaftGroup
 
 __all__ = ["DiskWatch"]
@@ -24,7 +24,9 @@ log = logging.getLogger(__name__)
 
 FLUSH_INTERVAL_S = 0.5
 IMPAIRED_S = 5.0
-"""How long a replica whose disk failed goes on serving before its store is opened anew."""
+"""How long a replica whose disk failed goes on serving what is committed before its store is opened anew, ..."""
+IMPAIRED_LED_S = 1.0
+"""... and how long while another one leads: clients read there, and the group is a replica short until it is back."""
 
 
 class DiskWatch:
@@ -69,5 +71,7 @@ class DiskWatch:
                 return
             reason = log_fault.detail
         self._failed_since = min(self._failed_since, now)
-        if now - self._failed_since > IMPAIRED_S:
+        core = group.core
+        led = core is not None and core.leader not in (NOBODY, core.id)
+        if now - self._failed_since > (IMPAIRED_LED_S if led else IMPAIRED_S):
             raise GroupFailed(f"disk error: {reason}")

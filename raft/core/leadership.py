@@ -19,7 +19,10 @@ from raft.core.types import KIND_MEMBERSHIP, NOBODY, EntryLike, Health, Membersh
 __all__ = ["Leadership"]
 
 _HAND_OVER_PAUSE_MS = 60_000
-"""At most one hand-over because of a slow disk in this time: a cluster that is slow everywhere must not flap."""
+"""At most one hand-over because of a slow disk in this time: a cluster that is slow everywhere must not flap.
+
+A write that hangs is another matter: whoever takes over has just written everything that this leader has.
+"""
 
 
 class Leadership(Replication):
@@ -284,10 +287,10 @@ class Leadership(Replication):
             self._send(CampaignNow(self.term, self.id, best.id))
         self._become_follower(self.term, NOBODY)
 
-    def _try_hand_over(self) -> None:
+    def _try_hand_over(self, *, even_again: bool) -> None:
         """The own disk is slow: hand over if somebody can take over, else go on."""
         last = self._last_hand_over_ms
-        if last is not None and self._clock_ms - last < _HAND_OVER_PAUSE_MS:
+        if not even_again and last is not None and self._clock_ms - last < _HAND_OVER_PAUSE_MS:
             return
         if not self.rules.hands_over(self):
             return

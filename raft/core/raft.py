@@ -123,9 +123,9 @@ class RaftCore(Election):
         """Storage cannot do its part, see `StorageFault`: a leader stops leading, at once or by transfer (L6)."""
         self._advance(now_ms)
         match fault:
-            case StorageFault.SLOW:
+            case StorageFault.SLOW | StorageFault.HUNG:
                 if self.role == Role.LEADER and not self.transferring:
-                    self._try_hand_over()
+                    self._try_hand_over(even_again=fault is StorageFault.HUNG)
             case StorageFault.STALLED:
                 self._campaign_held = True
                 self._stand_aside()
@@ -146,7 +146,7 @@ class RaftCore(Election):
             self._become_follower(self.term, NOBODY)
 
     def storage_recovered(self, now_ms: int) -> None:
-        """The end of FULL, SLOW or STALLED. Nothing ends FAILED but a new core on a reopened store."""
+        """The end of FULL, SLOW, HUNG or STALLED. Nothing ends FAILED but a new core on a reopened store."""
         self._advance(now_ms)
         self._campaign_held = False
         self._no_space = False

@@ -158,7 +158,9 @@ class StorageFault(Enum):
     FULL = "full"
     """No space for entries (hard state still can be written). Leader hands over and steps down. Revocable."""
     SLOW = "slow"
-    """The oldest unfinished sync is older than 2 E: leader tries a transfer, and leads on if that fails. Revocable."""
+    """The oldest unfinished write is older than 2 E: leader tries a transfer, and leads on if that fails. Revocable."""
+    HUNG = "hung"
+    """Older than 3 E: leader tries (again), even if it has handed over for a slow disk a moment ago. Revocable."""
     STALLED = "stalled"
     """Older than 5 s: leader steps down, nobody campaigns here until `storage_recovered`."""
 

@@ -9,6 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from broker.replication.base import Health, Role, Verdict
+from broker.replication.disk_watch import IMPAIRED_LED_S
 from broker.replication.trusting import TrustRefused
 from raft.core.types import Health as CoreHealth
 from tests.replication.raft_cluster import Cluster, Machine, Replica, cluster
@@ -255,6 +256,19 @@ async def test_a_failed_disk_stops_the_replica_from_acknowledging_and_ends_the_g
         await machine.kill()
         await machine.start()
         await c.settled("g", 10)
+
+
+async def test_a_failed_disk_is_tried_again_soon_where_another_replica_leads(autojump_clock: MockClock) -> None:
+    """Until it is back the group is a replica short: the next failure would stand it still."""
+    async with cluster() as c:
+        leader = await filled(c)
+        victim = followers(c, leader)[0]
+        victim.disks["g"].fail("sync", "commitlog/*", error=errno.EIO)
+        leader.source.put(b"x")
+        replica = victim.replicas["g"].replicator
+        await c.until(lambda: replica.status().health is Health.IMPAIRED, 1)
+        with trio.fail_after(IMPAIRED_LED_S + 0.2):
+            await replica.failed.wait()
 
 
 async def test_a_disk_that_fails_in_the_background_ends_the_group_for_reopening_without_any_write(

@@ -22,6 +22,8 @@ from trimq.wire.command import Command
 _ANSWER_S = 1.0
 _POLL_S = 0.02
 _NOT_YET = ("down", "unformed")
+_NOT_WELL = (*_NOT_YET, "damaged", "impaired", "failed")
+"""What a replica says in place of its role while it neither votes nor acknowledges."""
 
 
 @dataclass(slots=True)
@@ -48,8 +50,8 @@ class GroupStatus:
         return list(self.replicas[self.leader].get("inSync", [])) if self.leader is not None else []
 
     def lag_bytes(self) -> int | None:
-        """How far the slowest replica's log is behind the leader's; None while a replica is silent or nobody leads."""
-        if self.leader is None or any(r["role"] == "down" for r in self.replicas.values()):
+        """How far the slowest replica's log is behind the leader's; None while one is not well or nobody leads."""
+        if self.leader is None or any(r["role"] in _NOT_WELL for r in self.replicas.values()):
             return None
         ends: list[int] = [int(r["lastPosition"]) for r in self.replicas.values()]
         return max(ends) - min(ends)

@@ -120,6 +120,11 @@ def test_a_leader_with_a_slow_disk_hands_over_once_a_minute_at_most() -> None:
     assert leader.has(Role.LEADER)
     fault(leader, StorageFault.SLOW)
     assert not leader.core.transferring
+    fault(leader, StorageFault.HUNG)  # a write that hangs does not wait for the minute
+    cluster.settle()
+    third = cluster.leader()
+    assert third is not None
+    assert third.id != "a"
 
 
 def test_a_slow_leader_leads_on_when_nobody_can_take_over() -> None:
