@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import anyio
 import anyio.to_thread
 
+from trimq.client.background import open_background
 from trimq.client.instance import Instance, refusal
 from trimq.client.lane import Request, Slot
 from trimq.client.model import Message, Queue, from_ms, to_ms
@@ -354,16 +355,9 @@ async def open_relay(client: Client, path: str | Path) -> AsyncIterator[Relay]:
             create(db)
 
     await anyio.to_thread.run_sync(prepared)
-    failure: Exception | None = None
-    async with anyio.create_task_group() as tasks:
+    async with open_background() as tasks:
         tasks.start_soon(relay.run)
-        try:
-            yield relay
-        except Exception as error:  # kept out of the task group, which would wrap it
-            failure = error
-        tasks.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+        yield relay
 
 
 # --- what is done inside one transaction

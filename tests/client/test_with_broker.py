@@ -245,7 +245,7 @@ def test_a_slow_handler_holds_back_the_reading(backend: str, namesrv: str, fresh
                         await stream.send(trimq.Message(topic=topic, body=b"%d" % number))
                 count = 0
                 async for message in consumer:
-                    assert len(consumer._ready) < 16
+                    assert len(consumer._delivery.offered.ready) < 16
                     async with message:
                         count += 1
                     if count == 500:

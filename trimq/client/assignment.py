@@ -61,6 +61,7 @@ class Assignment:
         instance: Instance,
         group: str,
         subscriptions: Mapping[str, Filter],
+        readers: dict[Queue, Reader],
         sink: Sink,
         tasks: anyio.abc.TaskGroup,
         *,
@@ -76,7 +77,8 @@ class Assignment:
         self.retry_topic = retry_topic(group)
         if not broadcast:
             self.topics[self.retry_topic] = Tag()
-        self.readers: dict[Queue, Reader] = {}
+        self.readers = readers
+        """Of the queues that are held."""
         self._instance = instance
         self._api = BrokerApi(instance)
         self._group = group

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import anyio
 import anyio.abc
 
+from trimq.client.background import open_background
 from trimq.client.in_hand import InHand
 from trimq.client.instance import Instance
 from trimq.client.lane import Request, Slot
@@ -316,8 +317,7 @@ async def open_producer(
     compress(b"", compression)  # unknown, or its library is missing: say so now
     if check is not None and group in FORBIDDEN_GROUPS:
         raise BadRequest(f"transactions need a producer group of their own, not {group!r}")
-    failure: Exception | None = None
-    async with anyio.create_task_group() as tasks:
+    async with open_background() as tasks:
         producer = Producer(
             instance,
             group,
@@ -335,8 +335,6 @@ async def open_producer(
         tasks.start_soon(producer._in_hand.run)
         try:
             yield producer
-        except Exception as error:  # kept out of the task group, which would wrap it
-            failure = error
         finally:
             producer._in_hand.close()
             producer._spreads.forget_topics()
@@ -344,6 +342,3 @@ async def open_producer(
             if stop_checking is not None:
                 stop_checking()
             instance.remove_producer(group)
-            tasks.cancel_scope.cancel()
-    if failure is not None:
-        raise failure

@@ -18,6 +18,7 @@ from datetime import datetime, timedelta
 import anyio
 import anyio.abc
 
+from trimq.client.background import open_background
 from trimq.client.broker_api import BrokerApi
 from trimq.client.incoming import decode_records
 from trimq.client.instance import Instance
@@ -358,13 +359,5 @@ async def open_pull_consumer(instance: Instance, group: str | None) -> AsyncIter
     """A pull consumer for the length of the block. Nothing is committed on the way out."""
     if group is not None:
         check_group(group)
-    failure: Exception | None = None
-    async with anyio.create_task_group() as tasks:
-        try:
-            yield PullConsumer(instance, group, tasks)
-        except Exception as error:  # kept out of the task group, which would wrap it
-            failure = error
-        finally:
-            tasks.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+    async with open_background() as tasks:
+        yield PullConsumer(instance, group, tasks)

@@ -26,8 +26,8 @@ from broker.service.offset_resets import OffsetResets
 from broker.service.schedule import ScheduleService
 from broker.service.transaction import TransactionChecks
 from tests.sim.bug import Bug, replaced
+from trimq.client.delivery import Delivery
 from trimq.client.producer import Producer
-from trimq.client.push_consumer import PushConsumer
 from trimq.client.rebalance import Shares
 from trimq.client.replies import Replies
 from trimq.message import names, properties
@@ -144,13 +144,13 @@ def _ordered_consumer_runs_ahead() -> Patch:
     """What arrives together is handed out together."""
 
     def make(_: Any) -> Any:
-        def arrived(self: PushConsumer, holding: Any, messages: Any) -> None:
+        def arrived(self: Delivery, holding: Any, messages: Any) -> None:
             self._bytes_held += sum(len(message.body) for message in messages)
-            self._offer(messages)
+            self.offered.offer(messages)
 
         return arrived
 
-    return replaced(PushConsumer, "arrived", make)
+    return replaced(Delivery, "arrived", make)
 
 
 # -- sent together, selected, for everybody --------------------------------------------------------------------------
