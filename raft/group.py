@@ -21,7 +21,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
@@ -57,6 +57,8 @@ from raft.writer import LogWriter
 __all__ = ["GroupHost", "GroupSettings", "RaftGroup", "WrongStore"]
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MENDING = "entries from its peers (damaged log)"
 INSTALLING = "the end of an installation"
@@ -141,6 +143,28 @@ class RaftGroup:
         """Run `function(core, now_ms)` in the next turn; dropped when there is no core."""
         self._calls.append(function)
         self._wake.set()
+
+    async def ask(self, question: Callable[[RaftCore, int], T]) -> T:
+        """`call` that returns what `question` returned, and raises the `Refused` that it raised.
+
+        Returns never when there is no core, or none any more: whoever is not sure bounds the wait.
+        """
+        told: list[T] = []
+        refused: list[Refused] = []
+        done = trio.Event()
+
+        def put(core: RaftCore, now_ms: int) -> None:
+            try:
+                told.append(question(core, now_ms))
+            except Refused as error:
+                refused.append(error)
+            done.set()
+
+        self.call(put)
+        await done.wait()
+        if refused:
+            raise refused[0]
+        return told[0]
 
     def barrier(self, done: Callable[[int | None], None], *, asked: Callable[[], None] | None = None) -> None:
         """Ask for a read point; `done` gets the index to have dispatched, or None when leadership is lost.

@@ -184,7 +184,7 @@ class PopProcessor:
     def _tell(self, wait: PopWait, got: Gathered, *, may_hold: bool) -> bool:
         if not got.count and got.disk is None:
             return self._nothing(wait, may_hold=may_hold)
-        self._release(wait)
+        self.waits.release(wait)
         wait.reply.send(self._answers.something(wait))
         return True
 
@@ -218,7 +218,7 @@ class PopProcessor:
             if part.offsets:
                 self._revive.took(until, part.gid, part.key, -1 if wait.ordered else now, part.offsets)
         if got.count:
-            self._release(wait)
+            self.waits.release(wait)
             self._counters.pop_messages += got.count
             if got.rest and wait.pair in self.waits:
                 self.waking.run_soon(wait.pair)
@@ -232,7 +232,7 @@ class PopProcessor:
     def _from_disk(self, wait: PopWait, part: Part) -> bool:
         """Read one queue in the disk lane, then take from it. Nobody else takes from it meanwhile."""
         place = (part.gid, part.key)
-        self._release(wait)
+        self.waits.release(wait)
 
         async def work() -> None:
             try:
@@ -271,12 +271,8 @@ class PopProcessor:
 
     def _respond(self, wait: PopWait, code: int, remark: str, ext: Mapping[str, str] | None = None) -> None:
         """An answer without messages."""
-        self._release(wait)
+        self.waits.release(wait)
         wait.reply.send(self._answers.empty(wait, code, remark, ext))
-
-    def _release(self, wait: PopWait) -> None:
-        if wait.active:
-            self.waits.release(wait)
 
     def role_changed(self, event: RoleEvent) -> None:
         """Nobody is held by a replica that does not lead: the client asks again and finds the leader."""

@@ -13,7 +13,8 @@ import trio
 
 from broker.metadata.ops import key_of, tid_of
 from broker.replication.intake import Intake
-from broker.service.pop_waits import SLOT_S, Pair, PopWait, PopWaits
+from broker.service.holding import SLOT_S
+from broker.service.pop_waits import Pair, PopWait, PopWaits
 from trimq.message.pop import pop_retry_topic
 
 __all__ = ["PopWaking"]

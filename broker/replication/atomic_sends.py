@@ -12,20 +12,18 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from broker.metadata.ops import ProducerRun, TopicPut, encode_op, key_of
+from broker.metadata.ops import TopicPut, encode_op, key_of
 from broker.metadata.producers import (
     RUNS_MAX,
     ProducerState,
-    Run,
     Verdict,
     find_run,
     judge,
-    pack_positions,
-    unpack_positions,
 )
 from broker.metadata.topics import MULTI_TAG, TopicInfo
 from broker.replication.base import Busy
 from broker.replication.control import create_topic
+from broker.replication.once import Place
 from broker.replication.open_batch import RUN_BYTES, OpenBatch
 from broker.replication.requests import Answer, PutMessage, Refused
 from broker.replication.sends import Sends
@@ -39,9 +37,6 @@ from trimq.wire.codes import ResponseCode
 from trimq.wire.command import encode_response
 
 __all__ = ["AtomicSends"]
-
-Placed = tuple[int, int, int]
-"""Queue, queue offset, position."""
 
 
 class AtomicSends(Sends):
@@ -104,16 +99,22 @@ class AtomicSends(Sends):
         batch: OpenBatch,
         sequence: tuple[int, int, int, int],
         sizes: Sequence[int],
-        places: Sequence[Placed],
+        places: Sequence[Place],
         ordinal: int,
     ) -> None:
         pid, epoch, first, floor = sequence
         at = 0
         for size in sizes:
-            batch.add_run(ProducerRun(pid, epoch, first + at, size, floor, ordinal + at))
-            queue_id, queue_offset, position = places[at]
-            more = pack_positions([place[2] for place in places[at + 1 : at + size]])
-            term.view.add_run(pid, epoch, Run(first + at, size, queue_id, queue_offset, position, more), floor)
+            run = places[at : at + size]
+            self._add_run(
+                term,
+                batch,
+                (pid, epoch, first + at, floor),
+                ordinal + at,
+                run[0].queue_id,
+                run[0].queue_offset,
+                [place.position for place in run],
+            )
             at += size
 
     def _answer_atomic_again(
@@ -126,7 +127,7 @@ class AtomicSends(Sends):
         answer: Answer | None,
     ) -> None:
         """They are stored, or on their way: the first answer again, when that is committed."""
-        places: list[Placed] = []
+        places: list[Place] = []
         for size in sizes:
             run = None if state is None else find_run(state, first + len(places), size)
             if run is None:
@@ -135,16 +136,12 @@ class AtomicSends(Sends):
                     "other messages were stored under these sequences",
                     {"next": str(first)},
                 )
-            expired = run.position < self._log.first_position
-            places += [
-                (run.queue_id, -1 if expired else run.queue_offset + number, position)
-                for number, position in enumerate(unpack_positions(run))
-            ]
+            places += self._places_of(run)
         self._note_duplicate(reqs[0], 1)
         if answer is not None and not answer.oneway:
-            self.release_with(places[-1][2], answer, self._places_frame(answer, places, duplicate=True))
+            self.release_with(places[-1].position, answer, self._places_frame(answer, places, duplicate=True))
 
-    def _places_frame(self, answer: Answer, places: Sequence[Placed], *, duplicate: bool = False) -> bytes:
+    def _places_frame(self, answer: Answer, places: Sequence[Place], *, duplicate: bool = False) -> bytes:
         host = self.config.store_host
         body = encode_places([(queue, offset, offset_message_id(host, at)) for queue, offset, at in places])
         return encode_response(answer.opaque, answer.serialize, 0, {"dup": "1"} if duplicate else {}, "", body)
@@ -157,12 +154,12 @@ class AtomicSends(Sends):
 
     def _pack_own(
         self, term: Term, batch: OpenBatch, reqs: Sequence[PutMessage], infos: Sequence[TopicInfo]
-    ) -> tuple[list[bytes], dict[int, int], list[tuple[int, int, int]]]:
-        """Records, the new ends of their queues, and (queue, queue offset, position) of each. Changes nothing."""
+    ) -> tuple[list[bytes], dict[int, int], list[Place]]:
+        """Records, the new ends of their queues, and the place of each. Changes nothing."""
         at, store_ms = batch.at, self._now()
         records: list[bytes] = []
         ends: dict[int, int] = {}
-        places: list[tuple[int, int, int]] = []
+        places: list[Place] = []
         try:
             for req, info in zip(reqs, infos, strict=True):
                 queue_id = req.queue_id
@@ -188,7 +185,7 @@ class AtomicSends(Sends):
                     properties=req.properties,
                 )
                 records.append(record)
-                places.append((queue_id, queue_offset, at))
+                places.append(Place(queue_id, queue_offset, at))
                 ends[key] = queue_offset + 1
                 at += len(record)
         except (BadRequest, Refused, struct.error) as problem:

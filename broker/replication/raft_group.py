@@ -7,7 +7,7 @@ objects of their own, one per replica. This one says what others see, passes on 
 - `standing` tells who leads; `leading` is a term from elected to ready, `hand_over` its end by intent, `settling` what
   became of its entries.
 - `barriers` are read points; `member_changes` and `ha.move` the membership entries that somebody asked for.
-- `disk_watch`, `mending` and `ha.rewind` care for the store. Damage in the log stops the core (no votes, no
+- `store_watch`, `mending` and `ha.rewind` care for the store. Damage in the log stops the core (no votes, no
   acknowledgements), not the replica: the missing entries are fetched from peers, then a new core starts.
 
 **Failure domain**: a broken invariant, a bug, or a disk that failed for good ends `run` of this group only, with
@@ -284,7 +284,7 @@ class RaftReplicator:
                 async with trio.open_nursery() as nursery:
                     turns.take_part(group, mending, nursery)
                     nursery.start_soon(mending.run)
-                    nursery.start_soon(turns.disk.flush)
+                    nursery.start_soon(turns.watch.flush)
                     await nursery.start(group.run)
                     nursery.start_soon(self.forwarder.run)
                     started()

@@ -400,10 +400,7 @@ class Sends(Terms):
             self._add_mark(term, batch, head.mark(queue_id, first_offset, positions[0]))
         self.statistics.stored += len(records)
         if head.sequence is not None and not places:
-            pid, epoch, first, floor = head.sequence
-            batch.add_run(ProducerRun(pid, epoch, first, len(records), floor, ordinal))
-            run = Run(first, len(records), queue_id, first_offset, positions[0], pack_positions(positions[1:]))
-            view.add_run(pid, epoch, run, floor)
+            self._add_run(term, batch, head.sequence, ordinal, queue_id, first_offset, positions)
         elif head.own:
             batch.add_own(ordinal, len(records))
         else:
@@ -425,6 +422,22 @@ class Sends(Terms):
             answer, queue_id, first_offset, positions, head.transaction_id, recall_handle=head.recall_handle
         )
         batch.answers.append((answer, frame))
+
+    def _add_run(
+        self,
+        term: Term,
+        batch: OpenBatch,
+        sequence: tuple[int, int, int, int],
+        ordinal: int,
+        queue_id: int,
+        queue_offset: int,
+        positions: list[int],
+    ) -> None:
+        """Neighbours in one queue are numbered from this sequence on: a repeat will find them by that."""
+        pid, epoch, first, floor = sequence
+        size, more = len(positions), pack_positions(positions[1:])
+        batch.add_run(ProducerRun(pid, epoch, first, size, floor, ordinal))
+        term.view.add_run(pid, epoch, Run(first, size, queue_id, queue_offset, positions[0], more), floor)
 
     # --- repeats
 
@@ -459,12 +472,15 @@ class Sends(Terms):
         run = None if state is None else find_run(state, first, count)
         assert run is not None
         self._note_duplicate(req, 1)
+        self._answer_stored(term, req, self._places_of(run), answer)
+
+    def _places_of(self, run: Run) -> list[Place]:
+        """Where the messages of a run are."""
         expired = run.position < self._log.first_position
-        places = [
+        return [
             Place(run.queue_id, -1 if expired else run.queue_offset + number, position)
             for number, position in enumerate(unpack_positions(run))
         ]
-        self._answer_stored(term, req, places, answer)
 
     def _answer_stored(self, term: Term, req: PutMessage, places: Sequence[Place], answer: Answer | None) -> None:
         """The answer to a send all of whose messages are stored already: the first one's, when that is committed."""

@@ -31,34 +31,24 @@ class TrustRefused(ReplicatorError):
 
 async def trust_log(group: RaftGroup, *, accept_loss: bool) -> str:
     """Let this replica vote and lead with the log that it has; returns what may be lost by it. Raises TrustRefused."""
-    told: list[str | TrustRefused] = []
-    done = trio.Event()
 
-    def order(core: RaftCore, now_ms: int) -> None:
+    def trust(core: RaftCore, now_ms: int) -> str:
         loss = may_be_lost(core)
-        try:
-            if not accept_loss and core.health is Health.SUSPECT:
-                raise TrustRefused(f"{loss}. To go on without: --accept-loss")
-            core.trust_by_order(now_ms)
-            told.append(loss)
-        except Refused as error:
-            told.append(TrustRefused(str(error)))
-        except TrustRefused as error:
-            told.append(error)
-        done.set()
+        if not accept_loss and core.health is Health.SUSPECT:
+            raise Refused(f"{loss}. To go on without: --accept-loss")
+        core.trust_by_order(now_ms)
+        return loss
 
     if group.core is None:
         raise TrustRefused(
             f"{group.node_id} waits for {group.waiting_for}: only a peer can help it (or replace it by an empty one)"
         )
-    group.call(order)
-    with trio.move_on_after(TURN_S):
-        await done.wait()
-    if not told:
-        raise TrustRefused("the replica stopped meanwhile: look at its state, then ask again")
-    if isinstance(told[0], TrustRefused):
-        raise told[0]
-    return told[0]
+    try:
+        with trio.move_on_after(TURN_S):
+            return await group.ask(trust)
+    except Refused as error:
+        raise TrustRefused(str(error)) from None
+    raise TrustRefused("the replica stopped meanwhile: look at its state, then ask again")
 
 
 def may_be_lost(core: RaftCore) -> str:

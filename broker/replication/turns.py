@@ -16,7 +16,6 @@ import trio
 
 from broker.replication.barriers import Barriers
 from broker.replication.base import NO_LEADER, Verdict
-from broker.replication.disk_watch import DiskWatch
 from broker.replication.ha.master import Master
 from broker.replication.ha.rewind import Rewinding
 from broker.replication.ha.rules import RAFT, GroupRules
@@ -27,6 +26,7 @@ from broker.replication.raft_config import GroupConfig
 from broker.replication.settling import Settling
 from broker.replication.standing import Standing
 from broker.replication.store_view import ReplicatedStore
+from broker.replication.store_watch import StoreWatch
 from raft.core import RaftCore
 from raft.core.ready import InstallNeeded, RoleChange
 from raft.core.types import EntryId, Membership
@@ -70,7 +70,7 @@ class GroupTurns:
         self.hand_over = HandOver(config.group, source, self.leading, self.moved, rng)
         self.master = Master(config.ha, self.rules, config.group, self.place)
         self.settling = Settling(store, self.rules, self.master, self.moved)
-        self.disk = DiskWatch(config.group, store, self.wants_sync)
+        self.watch = StoreWatch(config.group, store, self.wants_sync)
         self.rewinding = Rewinding(config.group, store.log, fs)
         self._source = source
         self._forwarder = forwarder
@@ -190,7 +190,7 @@ class GroupTurns:
         if now < self._next_sweep:
             return
         self._next_sweep = now + SWEEP_S
-        self.disk.look(self._running, now)
+        self.watch.look(self._running, now)
         self._mender.tick(now)
         self._sweep_master(now)
         if self.leading.ready and self.plain and not self.draining and self._nursery is not None:

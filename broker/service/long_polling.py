@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 
 import trio
 
-from broker.service.hold import SLOT_S, HeldPull, HoldTable
+from broker.service.hold import HeldPull, HoldTable
+from broker.service.holding import SLOT_S
 
 __all__ = ["LongPolling", "Rerun"]
 

@@ -1,84 +1,38 @@
-"""Pops that found nothing: a table of who waits for which topic. No task, timer or event per request.
+"""Pops that found nothing: a table of who waits for which topic.
 
 A pop waits for any queue of its topic and of the topic's retry topic, so it is found by the pair (consumer group,
-topic), and a queue leads to the pairs that are interested in it. Whoever came first is served first. Deadlines stand in
-a wheel of 100 ms slots. Pure: `now` is passed in.
+topic), and a queue leads to the pairs that are interested in it. Whoever came first is served first. How many are held,
+and how long, is `holding`'s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
-from broker.filter.selection import Selection
 from broker.replication.base import ReplyTo
+from broker.service.holding import Held, Holding
 
-__all__ = ["SLOT_S", "Pair", "PopWait", "PopWaits"]
+__all__ = ["Pair", "PopWait", "PopWaits"]
 
-SLOT_S = 0.1
 PER_LINK_MAX = 4_096
 
 Pair = tuple[str, str]
 """Consumer group, topic."""
 
 
-class PopWait:
-    """One pop (or a question whether there is something to pop), as much of it as an answer needs."""
+@dataclass(slots=True, eq=False, kw_only=True)
+class PopWait(Held):
+    """One pop, or a question whether there is something to pop."""
 
-    __slots__ = (
-        "active",
-        "asks_only",
-        "attempt",
-        "count",
-        "deadline",
-        "filter",
-        "group",
-        "init",
-        "invisible_ms",
-        "opaque",
-        "ordered",
-        "queue",
-        "reply",
-        "serialize",
-        "slot",
-        "topic",
-    )
-
-    def __init__(
-        self,
-        *,
-        reply: ReplyTo,
-        opaque: int,
-        serialize: int,
-        group: str,
-        topic: str,
-        queue: int,
-        count: int,
-        invisible_ms: int,
-        ordered: bool,
-        attempt: str,
-        filter: Selection,
-        init: int,
-        deadline: float,
-        asks_only: bool = False,
-    ) -> None:
-        self.reply = reply
-        self.opaque = opaque
-        self.serialize = serialize
-        self.group = group
-        self.topic = topic
-        self.queue = queue
-        """-1: any."""
-        self.count = count
-        self.invisible_ms = invisible_ms
-        self.ordered = ordered
-        self.attempt = attempt
-        self.filter = filter
-        self.init = init
-        self.deadline = deadline
-        """Monotonic seconds."""
-        self.asks_only = asks_only
-        self.active = False
-        self.slot = 0
+    queue: int
+    """-1: any."""
+    count: int
+    invisible_ms: int
+    ordered: bool
+    attempt: str
+    init: int
+    asks_only: bool = False
 
     @property
     def pair(self) -> Pair:
@@ -94,16 +48,12 @@ class PopWaits:
     """All held pops of one replica."""
 
     def __init__(self, *, total_max: int, per_link_max: int = PER_LINK_MAX) -> None:
-        self._total_max = total_max
-        self._per_link_max = per_link_max
+        self._held: Holding[PopWait] = Holding(total_max=total_max, per_link_max=per_link_max)
         self._by_pair: dict[Pair, dict[PopWait, None]] = {}
-        self._by_link: dict[ReplyTo, dict[PopWait, None]] = {}
         self._by_key: dict[int, dict[Pair, None]] = {}
-        self._wheel: dict[int, dict[PopWait, None]] = {}
-        self._count = 0
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._held)
 
     def __contains__(self, pair: object) -> bool:
         return pair in self._by_pair
@@ -126,46 +76,22 @@ class PopWaits:
 
     def add(self, wait: PopWait) -> bool:
         """Hold it until its deadline. False when a limit is reached."""
-        own = self._by_link.get(wait.reply)
-        if self._count >= self._total_max or (own is not None and len(own) >= self._per_link_max):
+        if not self._held.add(wait):
             return False
-        wait.active = True
         self._by_pair.setdefault(wait.pair, {})[wait] = None
-        self._by_link.setdefault(wait.reply, {})[wait] = None
-        wait.slot = int(wait.deadline / SLOT_S) + 1
-        self._wheel.setdefault(wait.slot, {})[wait] = None
-        self._count += 1
         return True
 
     def release(self, wait: PopWait) -> None:
         """It has its answer."""
-        if not wait.active:
-            return
-        wait.active = False
-        self._count -= 1
-        own = self._by_link[wait.reply]
-        del own[wait]
-        if not own:
-            del self._by_link[wait.reply]
-        slot = self._wheel[wait.slot]
-        del slot[wait]
-        if not slot:
-            del self._wheel[wait.slot]
-        waiting = self._by_pair[wait.pair]
-        del waiting[wait]
-        if not waiting:
-            del self._by_pair[wait.pair]
-            for key in [key for key, pairs in self._by_key.items() if wait.pair in pairs]:
-                del self._by_key[key][wait.pair]
-                if not self._by_key[key]:
-                    del self._by_key[key]
+        if wait.active:
+            self._held.remove(wait)
+            self._unlist(wait)
 
     def due(self, now: float) -> list[PopWait]:
         """Release what has waited long enough."""
-        last = int(now / SLOT_S)
-        found = [wait for slot in sorted(slot for slot in self._wheel if slot <= last) for wait in self._wheel[slot]]
+        found = self._held.take_due(now)
         for wait in found:
-            self.release(wait)
+            self._unlist(wait)
         return found
 
     def take_all(self) -> list[PopWait]:
@@ -177,5 +103,15 @@ class PopWaits:
 
     def closed(self, link: ReplyTo) -> None:
         """Forget the waits of a connection that ended."""
-        for wait in list(self._by_link.get(link, ())):
+        for wait in self._held.of(link):
             self.release(wait)
+
+    def _unlist(self, wait: PopWait) -> None:
+        waiting = self._by_pair[wait.pair]
+        del waiting[wait]
+        if not waiting:
+            del self._by_pair[wait.pair]
+            for key in [key for key, pairs in self._by_key.items() if wait.pair in pairs]:
+                del self._by_key[key][wait.pair]
+                if not self._by_key[key]:
+                    del self._by_key[key]

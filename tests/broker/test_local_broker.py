@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from broker.service.hold import SLOT_S
+from broker.service.holding import SLOT_S
 from tests.broker.support import START_MS, LoopClock, User, World, drained, messages, open_local, open_user
 from trimq.message.batch import BatchElement, encode_batch
 from trimq.message.model import MessageExt

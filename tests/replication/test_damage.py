@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from broker.replication.base import Health, Role, Verdict
-from broker.replication.disk_watch import IMPAIRED_LED_S
+from broker.replication.store_watch import IMPAIRED_LED_S
 from broker.replication.trusting import TrustRefused
 from raft.core.types import Health as CoreHealth
 from tests.replication.raft_cluster import Cluster, Machine, Replica, cluster

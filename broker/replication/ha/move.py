@@ -11,8 +11,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-import trio
-
 from broker.replication.base import ReplicatorError
 from broker.replication.ha.config import HaConfig
 from broker.replication.ha.rules import RAFT, SYNC, detail_of
@@ -55,28 +53,19 @@ class StrategyMoves:
 
     async def make(self, group: RaftGroup, strategy: str, required: int) -> int:
         """The index of the entry that did it, once committed. Raises MoveRefused."""
-        placed: list[int] = []
-        problem: list[Refused] = []
-        asked = trio.Event()
-
-        def ask(core: RaftCore, now_ms: int) -> None:
-            try:
-                placed.append(self._place(core, moved(core, strategy, self._config, required)))
-            except Refused as error:
-                problem.append(error)
-            asked.set()
-
         term = self._leading.term
-        group.call(ask)
-        await asked.wait()
-        if problem:
-            raise MoveRefused(str(problem[0]))
-        while self._commit() < placed[0]:
+        try:
+            placed = await group.ask(
+                lambda core, _now_ms: self._place(core, moved(core, strategy, self._config, required))
+            )
+        except Refused as error:
+            raise MoveRefused(str(error)) from None
+        while self._commit() < placed:
             await self._progress.wait()
             if self._leading.term != term:
                 raise MoveRefused("leadership changed before the move was committed: look which strategy is in force")
-        log.info("strategy changed", extra={"group": group.settings.group, "strategy": strategy, "index": placed[0]})
-        return placed[0]
+        log.info("strategy changed", extra={"group": group.settings.group, "strategy": strategy, "index": placed})
+        return placed
 
 
 def moved(core: RaftCore, strategy: str, config: HaConfig, required: int = 0) -> Membership:

@@ -71,23 +71,13 @@ async def promote(group: RaftGroup, rules: GroupRules, *, force: bool) -> Promot
 
 async def _ask(group: RaftGroup, core: RaftCore, force: bool) -> dict[NodeId, bool]:
     """One campaign; returns who answered, and how. Raises PromotionRefused when this replica cannot lead."""
-    problem: list[str] = []
-    asked = trio.Event()
-
-    def order(core: RaftCore, now_ms: int) -> None:
-        try:
-            core.campaign_by_order(now_ms, force=force)
-        except Refused as error:
-            problem.append(str(error))
-        asked.set()
-
-    group.call(order)
-    with trio.move_on_after(PROMOTION_S):
-        await asked.wait()
-        while core is group.core and core.role in (Role.PRE_CANDIDATE, Role.CANDIDATE):  # noqa: ASYNC110 - the core wakes nobody
-            await trio.sleep(_LOOK_S)
-    if problem:
-        raise PromotionRefused(problem[0])
+    try:
+        with trio.move_on_after(PROMOTION_S):
+            await group.ask(lambda core, now_ms: core.campaign_by_order(now_ms, force=force))
+            while core is group.core and core.role in (Role.PRE_CANDIDATE, Role.CANDIDATE):  # noqa: ASYNC110 - the core wakes nobody
+                await trio.sleep(_LOOK_S)
+    except Refused as error:
+        raise PromotionRefused(str(error)) from None
     return core.votes
 
 

@@ -1,4 +1,4 @@
-"""A replica's disk: synced now and then where nobody waits for it, and watched, because what failed ends the group.
+"""A replica's store: synced now and then where nobody waits for it, and watched, because what failed ends the group.
 
 A failed disk is final for the open log, dispatch that ended is final for the open store; only opening it anew, with
 verification, helps. Damage in the log is neither: that is mended (`mending`).
@@ -18,7 +18,7 @@ from broker.store.errors import LogUnusable
 from raft.core.types import NOBODY, StorageFault
 from raft.group import RaftGroup
 
-__all__ = ["DiskWatch"]
+__all__ = ["StoreWatch"]
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ IMPAIRED_LED_S = 1.0
 """... and how long while another one leads: clients read there, and the group is a replica short until it is back."""
 
 
-class DiskWatch:
+class StoreWatch:
     """One per replica."""
 
     def __init__(self, group: str, store: ReplicatedStore, wants_sync: Callable[[], bool]) -> None:
