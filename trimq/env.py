@@ -27,7 +27,7 @@ class Stream(Protocol):
     """A byte stream in both directions: a TCP socket, TLS, WebSocket, or a simulated link.
 
     One task may receive while another one sends; two tasks must not send at the same time. A broken link raises
-    `OSError`, `trio.BrokenResourceError` or `anyio.BrokenResourceError`: `trimq.remoting.system.BROKEN` names them all.
+    `OSError`, `trio.BrokenResourceError` or `anyio.BrokenResourceError`: `trimq.remoting.broken.BROKEN` names them all.
     """
 
     async def receive_some(self, max_bytes: int) -> bytes:

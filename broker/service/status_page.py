@@ -14,6 +14,7 @@ import h11
 import trio
 
 from trimq.env import Network, Stream, TaskStatus
+from trimq.remoting.broken import BROKEN
 
 __all__ = ["Page", "StatusPage"]
 
@@ -51,7 +52,7 @@ class StatusPage:
         try:
             with trio.move_on_after(REQUEST_S):
                 await self._answer(stream)
-        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, h11.ProtocolError) as error:
+        except (*BROKEN, h11.ProtocolError) as error:
             log.debug("status request failed", extra={"error": str(error)})
         finally:
             self._connections -= 1

@@ -25,7 +25,8 @@ from wsproto.events import AcceptConnection, RejectConnection, RejectData, Reque
 from wsproto.utilities import RemoteProtocolError
 
 from trimq.env import Network, Stream, StreamHandler, TaskStatus
-from trimq.remoting.listening import GONE, serve_streams
+from trimq.remoting.broken import BROKEN
+from trimq.remoting.listening import serve_streams
 from trimq.remoting.local import BY_WEBSOCKET
 from trimq.remoting.websocket import GOING_AWAY, Codec, WebSocketStream
 from trimq.wire.frame import MAX_FRAME_BYTES
@@ -120,7 +121,7 @@ class Gateway:
         try:
             with trio.move_on_after(HANDSHAKE_S):
                 opened = await self._handshake(stream)
-        except GONE as error:
+        except BROKEN as error:
             log.debug("WebSocket handshake failed", extra={"error": str(error)})
         finally:
             self._handshakes -= 1
@@ -193,5 +194,5 @@ class Gateway:
 
     @staticmethod
     async def _ping(stream: WebSocketStream) -> None:
-        with suppress(*GONE):
+        with suppress(*BROKEN):
             await stream.ping()

@@ -9,10 +9,7 @@ import trio
 
 from trimq.env import Network, StreamHandler, TaskStatus
 
-__all__ = ["GONE", "serve_streams"]
-
-GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
-"""How a stream says that the link is lost: real ones by OSError, Trio's own (in tests) by their errors."""
+__all__ = ["serve_streams"]
 
 
 async def serve_streams(

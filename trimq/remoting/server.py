@@ -23,8 +23,9 @@ import trio
 
 from trimq.env import Network, Stream, TaskStatus
 from trimq.errors import ProtocolError
+from trimq.remoting.broken import BROKEN
 from trimq.remoting.limits import Limits
-from trimq.remoting.listening import GONE, serve_streams
+from trimq.remoting.listening import serve_streams
 from trimq.remoting.outbox import Outbox
 from trimq.remoting.sniff import FirstBytes, sniff
 from trimq.wire.frame import FrameDecoder
@@ -231,7 +232,7 @@ class Connection:
             piece = outbox.take()
             try:
                 await self.stream.send_all(piece)
-            except GONE as error:
+            except BROKEN as error:
                 self.abort(f"connection lost: {error}")
                 return
             finally:
@@ -325,7 +326,7 @@ class RemotingServer:
         try:
             with conn._read_scope:
                 await conn._read(self._service)
-        except GONE as error:
+        except BROKEN as error:
             conn.abort(f"connection lost: {error}")
         except ProtocolError as error:
             log.warning("connection closed: bad frame", extra={"peer": conn.peer, "error": str(error)})

@@ -16,7 +16,6 @@ from contextlib import suppress
 from typing import Final
 
 import anyio
-import trio
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import (
     AcceptConnection,
@@ -33,6 +32,7 @@ from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from trimq.env import Stream
 from trimq.errors import FrameTooLarge, ProtocolError
+from trimq.remoting.broken import BROKEN
 from trimq.wire.frame import MAX_FRAME_BYTES
 
 __all__ = ["PORT_OFFSET", "SCHEME", "Codec", "WebSocketStream", "open_websocket"]
@@ -56,14 +56,6 @@ LINGER_S: Final = 1.0
 """Bytes that a refused peer has already sent are read for so long: closing at once would reset the connection and the
 reason would never arrive."""
 REFUSAL_MAX_BYTES: Final = 4096
-
-_GONE: Final = (
-    OSError,
-    anyio.BrokenResourceError,
-    anyio.ClosedResourceError,
-    trio.BrokenResourceError,
-    trio.ClosedResourceError,
-)
 
 
 class Codec:
@@ -241,7 +233,7 @@ class WebSocketStream:
     async def aclose(self) -> None:
         # With a send under way, or cut off, a goodbye would come in the middle of a message.
         if not self.sending and not self._torn and (bye := self._codec.close(self._close_code)):
-            with anyio.move_on_after(BYE_S, shield=True), suppress(*_GONE):
+            with anyio.move_on_after(BYE_S, shield=True), suppress(*BROKEN):
                 await self._stream.send_all(bye)
         await self._stream.aclose()
 
@@ -252,7 +244,7 @@ class WebSocketStream:
             self._torn = False
 
     async def _linger(self) -> None:
-        with anyio.move_on_after(LINGER_S), suppress(*_GONE):
+        with anyio.move_on_after(LINGER_S), suppress(*BROKEN):
             while await self._stream.receive_some(65536):
                 pass
 
