@@ -18,11 +18,11 @@ import anyio
 import anyio.abc
 
 from trimq.client.broker_api import BrokerApi
-from trimq.client.creation import create_missing
+from trimq.client.creation import find_topic
 from trimq.client.instance import Instance
 from trimq.client.local_offsets import LocalOffsets
 from trimq.client.locks import LOCK_RENEW_S, QueueLocks
-from trimq.client.model import Filter, Queue, Rebalance, Sql, Start, Tag
+from trimq.client.model import Filter, Queue, Rebalance, Start, Tag
 from trimq.client.offset_store import OffsetStore
 from trimq.client.positions import resolve
 from trimq.client.reader import Reader, Sink
@@ -118,13 +118,10 @@ class Assignment:
             await self._local.load()
         known: set[Queue] = set()
         for topic, wanted in self.topics.items():
-            route = await self._instance.routes.refresh(topic)
+            create = topic != self.retry_topic
+            route = await find_topic(self._instance, self._api, self._group, topic, wanted, create=create)
             if route is not None:
                 known.update(route.read_queues)
-            elif topic != self.retry_topic:
-                route = await create_missing(self._instance, self._api, topic)
-            if route is not None and isinstance(wanted, Sql):
-                await self._api.check_filter(self._group, route.groups[0].name, topic, wanted)
         self._known_at_start = frozenset(known)
 
     async def join(self) -> None:

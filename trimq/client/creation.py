@@ -6,13 +6,29 @@ import logging
 
 from trimq.client.broker_api import BrokerApi
 from trimq.client.instance import Instance
+from trimq.client.model import Filter, Sql
 from trimq.client.outgoing import DEFAULT_TOPIC_QUEUES
 from trimq.client.route import DEFAULT_TOPIC, Route
 from trimq.errors import TrimqError
 
-__all__ = ["create_missing"]
+__all__ = ["create_missing", "find_topic"]
 
 log = logging.getLogger(__name__)
+
+
+async def find_topic(
+    instance: Instance, api: BrokerApi, consumer_group: str, topic: str, wanted: Filter, *, create: bool = True
+) -> Route | None:
+    """Before a consumer group reads a topic: where it is, None when it was missing; it may be there from now on.
+
+    Raises `NoRoute` when no name server answers, `BadRequest` for a filter that the brokers cannot evaluate.
+    """
+    found = route = await instance.routes.refresh(topic)
+    if route is None and create:
+        route = await create_missing(instance, api, topic)
+    if route is not None and isinstance(wanted, Sql):
+        await api.check_filter(consumer_group, route.groups[0].name, topic, wanted)
+    return found
 
 
 async def create_missing(instance: Instance, api: BrokerApi, topic: str) -> Route | None:

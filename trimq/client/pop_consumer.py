@@ -29,11 +29,11 @@ import anyio.abc
 
 from trimq.client.background import open_background
 from trimq.client.broker_api import BrokerApi
-from trimq.client.creation import create_missing
+from trimq.client.creation import find_topic
 from trimq.client.handlers import check_concurrency, run_handlers
 from trimq.client.incoming import decode_records
 from trimq.client.instance import Instance
-from trimq.client.model import Filter, Queue, Sql, Start
+from trimq.client.model import Filter, Queue, Start
 from trimq.client.offered import Offered
 from trimq.client.pop_api import PopApi, Popped
 from trimq.client.pop_out import INVISIBLE_MAX_S, Outstanding, home_of
@@ -148,11 +148,7 @@ class PopConsumer:
         """Find the topics, have a missing one created where that is allowed. Raises `NoRoute`, `BadRequest`."""
         for topic, wanted in self._topics.items():
             self._instance.routes.want(topic)
-            route = await self._instance.routes.refresh(topic)
-            if route is None:
-                route = await create_missing(self._instance, self._broker, topic)
-            if route is not None and isinstance(wanted, Sql):
-                await self._broker.check_filter(self.group, route.groups[0].name, topic, wanted)
+            await find_topic(self._instance, self._broker, self.group, topic, wanted)
 
     async def join(self) -> None:
         """Make the group known and ask from now on."""
