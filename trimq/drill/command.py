@@ -7,6 +7,8 @@ import json
 import random
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import click
@@ -16,8 +18,11 @@ from trimq.drill.kinds import Fault
 from trimq.drill.runner import Drill
 from trimq.drill.verdict import Verdict
 from trimq.remoting.system import SystemClock
-from trimq.testing.local_cluster import STATE_FILE, LocalCluster
+from trimq.testing.local_cluster import STATE_FILE, LocalCluster, node_names
+from trimq.testing.namespaces import NamespaceError, enter, open_namespaces
 from trimq.testing.status import wait_ready_blocking
+
+_NODES = 3
 
 
 def run_drill(
@@ -34,28 +39,29 @@ def run_drill(
     """Run one drill and print it. Returns the exit status: 0 held, 1 a violation, 2 the run proves nothing.
 
     A cluster that runs already is used and left running; otherwise one is started for the drill and ended after it.
-    Faults that are trouble get a cluster of their own in `directory`/trouble, always.
+    Faults that are trouble get a cluster of their own in `directory`/trouble, always. For `kernel-partition` the whole
+    command begins again in namespaces of its own, with a cluster in `directory`/namespaces.
     """
     kind = Fault(fault)
-    cluster, ours = _cluster_for(kind, directory, base_port)
-    drill = Drill(
-        cluster=cluster,
-        fault=kind,
-        rounds=rounds,
-        rate=rate,
-        topic=f"drill-{SystemClock().wall_ms()}",
-        rng=random.Random(f"{seed}/drill"),
-        websocket=websocket,
-        say=lambda line: click.echo(line, err=as_json),
-    )
-    # The history is one large, growing heap without cycles: walking it again and again would stall the probes.
-    gc.freeze()
-    gc.set_threshold(200_000, 50, 1000)
     try:
-        verdict = trio.run(drill.run)
-    finally:
-        if ours:
-            cluster.stop()
+        with _open_cluster(kind, directory, base_port) as cluster:
+            drill = Drill(
+                cluster=cluster,
+                fault=kind,
+                rounds=rounds,
+                rate=rate,
+                topic=f"drill-{SystemClock().wall_ms()}",
+                rng=random.Random(f"{seed}/drill"),
+                websocket=websocket,
+                say=lambda line: click.echo(line, err=as_json),
+            )
+            # The history is one large, growing heap without cycles: walking it again and again would stall the probes.
+            gc.freeze()
+            gc.set_threshold(200_000, 50, 1000)
+            verdict = trio.run(drill.run)
+    except NamespaceError as error:
+        click.echo(f"drill: {error}; --fault partition cuts the same links at gates in the brokers", err=True)
+        return 2
     if as_json:
         click.echo(json.dumps(verdict.as_json()))
     else:
@@ -63,22 +69,37 @@ def run_drill(
     return verdict.exit_status
 
 
-def _cluster_for(fault: Fault, directory: Path, base_port: int | None) -> tuple[LocalCluster, bool]:
-    """The cluster to break and whether it was started here. Nodes that are down are started either way."""
-    if fault.is_trouble:
-        directory /= "trouble"
-        if (directory / STATE_FILE).exists():
-            LocalCluster.load(directory).stop()
-            shutil.rmtree(directory)
-        cluster = LocalCluster.create(directory, base_port=0 if base_port is None else base_port, troubled=True)
-    elif (directory / STATE_FILE).exists():
-        cluster = LocalCluster.load(directory)
-    else:
-        cluster = LocalCluster.create(directory, base_port=0 if base_port is None else base_port)
-    ours = not any(cluster.running(name) for name in cluster.processes)
-    cluster.start()
-    wait_ready_blocking(cluster)
-    return cluster, ours
+@contextmanager
+def _open_cluster(fault: Fault, directory: Path, base_port: int | None) -> Iterator[LocalCluster]:
+    """The cluster to break, ready. Nodes that are down are started; if all were, all are ended afterwards."""
+    with ExitStack() as stack:
+        port = 0 if base_port is None else base_port
+        if fault is Fault.KERNEL_PARTITION:
+            directory /= "namespaces"
+            _forget(directory)  # here: from within the new namespaces processes of older ones are out of reach
+            enter()
+            namespaces = stack.enter_context(open_namespaces(node_names(_NODES)))
+            cluster = LocalCluster.create(directory, base_port=port, nodes=_NODES, namespaces=namespaces)
+        elif fault.is_trouble:
+            directory /= "trouble"
+            _forget(directory)
+            cluster = LocalCluster.create(directory, base_port=port, troubled=True)
+        elif (directory / STATE_FILE).exists():
+            cluster = LocalCluster.load(directory)
+        else:
+            cluster = LocalCluster.create(directory, base_port=port)
+        if not any(cluster.running(name) for name in cluster.processes):
+            stack.callback(cluster.stop)
+        cluster.start()
+        wait_ready_blocking(cluster)
+        yield cluster
+
+
+def _forget(directory: Path) -> None:
+    """End and delete what an earlier drill left there, if any."""
+    if (directory / STATE_FILE).exists():
+        LocalCluster.load(directory).stop()
+        shutil.rmtree(directory)
 
 
 def _print_verdict(verdict: Verdict) -> None:

@@ -4,7 +4,8 @@ The victim is chosen by role, not by name: the ready leader of the group whose t
 calls, `strike` and `mend`, so that the runner can note the moment of the blow itself: `strike` returns the reading of
 the clock taken just before the signal went out (for `restart`: before the last process was started again).
 
-Signals need nothing but the process. The other faults are *trouble* (`trimq.testing.trouble`): they need a cluster
+Signals need nothing but the process. `kernel-partition` needs nodes in network namespaces of their own
+(`trimq.testing.namespaces`). The other faults are *trouble* (`trimq.testing.trouble`): they need a cluster
 whose nodes live in a world that breaks on command, which the drill starts for itself.
 """
 
@@ -61,10 +62,10 @@ async def strike(cluster: LocalCluster, fault: Fault, leader: str, number: int) 
             cluster.signal(leader, signal.SIGKILL)
         case Fault.RESTART:
             return await _restart(cluster)
-        case Fault.PARTITION:
+        case Fault.PARTITION | Fault.KERNEL_PARTITION:
             pattern = PATTERNS[number % len(PATTERNS)]
             cuts = _cuts(pattern, leader, [node for node in cluster.nodes if node != leader])
-            _cut(cluster, cuts)
+            await _cut(cluster, cuts)
             return Blow(at, (leader,), pattern, cuts)
         case _:
             cluster.trouble(leader, _trouble(fault, number))
@@ -86,8 +87,8 @@ async def mend(cluster: LocalCluster, fault: Fault, blow: Blow, rng: random.Rand
             case Fault.KILL:
                 await trio.to_thread.run_sync(cluster.await_gone, node)
                 cluster.start(node)
-            case Fault.PARTITION:
-                _cut(cluster, ())
+            case Fault.PARTITION | Fault.KERNEL_PARTITION:
+                await _cut(cluster, ())
             case _:
                 cluster.trouble(node, Trouble())
 
@@ -136,9 +137,12 @@ def _cuts(pattern: str, leader: str, others: list[str]) -> frozenset[tuple[str, 
     raise AssertionError(f"no partition is called {pattern!r}")
 
 
-def _cut(cluster: LocalCluster, cuts: Iterable[tuple[str, str]]) -> None:
-    """Cut exactly these directions, and mend all others."""
+async def _cut(cluster: LocalCluster, cuts: Iterable[tuple[str, str]]) -> None:
+    """Cut exactly these directions, and mend all others: in the kernel where it can, else at the brokers' gates."""
     cuts = frozenset(cuts)
+    if cluster.namespaces:
+        await cluster.namespaces.cut(cuts)
+        return
     port = {node: cluster.layout.peer(i) for i, node in enumerate(cluster.nodes)}
     for node in cluster.nodes:
         to = tuple(sorted(port[there] for here, there in cuts if here == node))
@@ -151,4 +155,4 @@ async def _flap(cluster: LocalCluster, blow: Blow, until: float) -> None:
     while trio.current_time() < until:
         await trio.sleep(_FLAP_S)
         cut = not cut
-        _cut(cluster, blow.cuts if cut else ())
+        await _cut(cluster, blow.cuts if cut else ())

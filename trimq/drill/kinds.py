@@ -18,6 +18,8 @@ class Fault(Enum):
     """kill -9 of all nodes at once, then all are started."""
     PARTITION = "partition"
     """Links between the nodes are cut, in a pattern that changes from round to round (`PATTERNS`)."""
+    KERNEL_PARTITION = "kernel-partition"
+    """The same patterns, cut by the kernel: each node has a network namespace of its own."""
     DISK_FULL = "disk-full"
     """Nothing new fits on the disk."""
     DISK_ERROR = "disk-error"
@@ -34,7 +36,7 @@ class Fault(Enum):
     @property
     def is_trouble(self) -> bool:
         """Whether it needs a troubled cluster."""
-        return self not in (Fault.KILL, Fault.PAUSE, Fault.RESTART)
+        return self not in (Fault.KILL, Fault.PAUSE, Fault.RESTART, Fault.KERNEL_PARTITION)
 
 
 FAULTS = tuple(fault.value for fault in Fault)

@@ -19,6 +19,7 @@ from typing import Any
 from trimq.remoting.websocket import PORT_OFFSET, SCHEME
 from trimq.testing import processes
 from trimq.testing.layout import Layout, free_layout, taken_port
+from trimq.testing.namespaces import Namespaces
 from trimq.testing.trouble import Trouble, write_trouble
 
 STATE_FILE = "cluster.json"
@@ -27,6 +28,12 @@ _TERM_GRACE_S = 10.0
 _SHARED = ("webSocketEnable", "webSocketAllowedOrigins")
 """Keys that name server and brokers have in common."""
 _SEGMENT_BYTES = 64 * 1024 * 1024
+_LOOPBACK = "127.0.0.1"
+
+
+def node_names(count: int) -> list[str]:
+    """What the nodes of a cluster of this size are called."""
+    return [f"n{i}" for i in range(count)]
 
 
 class ClusterError(Exception):
@@ -48,6 +55,10 @@ class LocalCluster:
     """Broker configuration keys written into every replica's file as they stand."""
     troubled: bool = False
     """The nodes run in a world that breaks on command (`trouble`)."""
+    hosts: dict[str, str] = field(default_factory=dict)
+    """Process name to the address it is reached at; loopback for those not named."""
+    namespaces: Namespaces | None = None
+    """Where the nodes run, if each has a network of its own. Lasts as long as who made it; not part of the state."""
     pids: dict[str, int] = field(default_factory=dict)
     """Process name (`namesrv` or a node) to pid, for what was started and not yet stopped."""
 
@@ -65,6 +76,7 @@ class LocalCluster:
         flush: str = "sync",
         extra: dict[str, str] | None = None,
         troubled: bool = False,
+        namespaces: Namespaces | None = None,
     ) -> LocalCluster:
         """Write the configuration of a new cluster. `base_port` 0 finds a free block.
 
@@ -85,12 +97,14 @@ class LocalCluster:
             directory=directory.resolve(),
             layout=layout,
             groups=[f"broker-{chr(ord('a') + j)}" for j in range(groups)],
-            nodes=[f"n{i}" for i in range(nodes)],
+            nodes=node_names(nodes),
             strategy=strategy,
             flush=flush,
             token=f"{directory.resolve()}:{layout.base_port}",
             extra=dict(extra or {}),
             troubled=troubled,
+            hosts=dict(namespaces.hosts) if namespaces else {},
+            namespaces=namespaces,
         )
         cluster.write_configuration()
         cluster.save()
@@ -118,6 +132,7 @@ class LocalCluster:
             token=state["token"],
             extra=state["extra"],
             troubled=state.get("troubled", False),
+            hosts=state.get("hosts", {}),
             pids=state["pids"],
         )
 
@@ -134,6 +149,7 @@ class LocalCluster:
             "token": self.token,
             "extra": self.extra,
             "troubled": self.troubled,
+            "hosts": self.hosts,
             "pids": self.pids,
         }
         temporary = self.directory / f"{STATE_FILE}.tmp"
@@ -142,18 +158,22 @@ class LocalCluster:
 
     # --- addresses ------------------------------------------------------------------------------------------------
 
+    def host(self, process: str) -> str:
+        """The address at which `namesrv` or a node is reached."""
+        return self.hosts.get(process, _LOOPBACK)
+
     @property
     def namesrv_address(self) -> str:
-        return f"127.0.0.1:{self.layout.namesrv}"
+        return f"{self.host('namesrv')}:{self.layout.namesrv}"
 
     @property
     def websocket_address(self) -> str:
         """The name server's WebSocket gateway, as `trimq.connect` takes it."""
-        return f"{SCHEME}127.0.0.1:{self.layout.namesrv + PORT_OFFSET}"
+        return f"{SCHEME}{self.host('namesrv')}:{self.layout.namesrv + PORT_OFFSET}"
 
     def client_address(self, node: str, group: str) -> str:
         """Where the replica of `group` on `node` serves clients."""
-        return f"127.0.0.1:{self.layout.client(self.nodes.index(node), self.groups.index(group))}"
+        return f"{self.host(node)}:{self.layout.client(self.nodes.index(node), self.groups.index(group))}"
 
     # --- configuration --------------------------------------------------------------------------------------------
 
@@ -182,13 +202,13 @@ class LocalCluster:
         (self.directory / "conf" / "namesrv.conf").write_text(
             f"kvConfigPath={kv_path}\n" + "".join(f"{key}={self.extra[key]}\n" for key in _SHARED if key in self.extra)
         )
-        peers = ";".join(f"{node}-127.0.0.1:{self.layout.peer(i)}" for i, node in enumerate(self.nodes))
+        peers = ";".join(f"{node}-{self.host(node)}:{self.layout.peer(i)}" for i, node in enumerate(self.nodes))
         for j, group in enumerate(self.groups):
             for i, node in enumerate(self.nodes):
                 settings = {
                     "brokerClusterName": "DefaultCluster",
                     "brokerName": group,
-                    "brokerIP1": "127.0.0.1",
+                    "brokerIP1": self.host(node),
                     "listenPort": str(self.layout.client(i, j)),
                     "namesrvAddr": self.namesrv_address,
                     "storePathRootDir": str(self.store_path(node, group)),
@@ -226,6 +246,10 @@ class LocalCluster:
             command = [sys.executable, "-m", "trimq.testing.troubled_broker", str(self.trouble_path(process))]
         for group in self.groups:
             command += ["-c", str(self.configuration_path(process, group))]
+        if self.namespaces:
+            return self.namespaces.prefix(process) + command
+        if process in self.hosts:
+            raise ClusterError(f"the network namespace of {process} ended with its drill; start another cluster")
         return command
 
     # --- processes ------------------------------------------------------------------------------------------------
