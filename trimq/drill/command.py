@@ -62,6 +62,10 @@ def run_drill(
     except NamespaceError as error:
         click.echo(f"drill: {error}; --fault partition cuts the same links at gates in the brokers", err=True)
         return 2
+    except BaseExceptionGroup as group:
+        if group.split(KeyboardInterrupt)[1] is None:
+            raise KeyboardInterrupt from None  # Ctrl-C is no bug of ours: it needs no tree of nurseries
+        raise
     if as_json:
         click.echo(json.dumps(verdict.as_json()))
     else:
