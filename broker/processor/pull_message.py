@@ -28,7 +28,7 @@ from broker.processor.lane import Lane
 from broker.processor.offsets import OffsetCommits
 from broker.processor.redirect import Redirect
 from broker.processor.request import Refused, Typed, client_of
-from broker.replication.base import Replicator
+from broker.replication.base import NotLeader, Replicator
 from broker.replication.intake import Intake
 from broker.service.hold import HeldPull, HoldTable
 from broker.store.errors import StoreError
@@ -339,8 +339,11 @@ class PullProcessor:
         offset, moved = pull.scanned, pull.scanned != pull.offset
         ready = self._replicator.is_ready
         # Acknowledged messages are readable a moment later: offsets up to the leader view's end are no mistake.
-        if ready and not moved and (offset < low or offset > self._intake.view.next_offset(pull.key)):
-            self._respond(pull, ResponseCode.PULL_OFFSET_MOVED, end if offset > end else low, remark="OFFSET_MOVED")
+        if ready and not moved and offset < low:
+            self._respond(pull, ResponseCode.PULL_OFFSET_MOVED, low, remark="OFFSET_MOVED")
+            return
+        if ready and not moved and offset > self._intake.view.next_offset(pull.key):
+            self._send_back(pull, may_hold)
             return
         if not ready and offset < low and not self._replicator.admitting:
             # Our log may begin later than the leader's: let the client ask there.
@@ -362,6 +365,30 @@ class PullProcessor:
             self._respond(pull, ResponseCode.PULL_NOT_FOUND, offset, remark="OFFSET_OVERFLOW_ONE")
         else:
             self._respond(pull, ResponseCode.PULL_RETRY_IMMEDIATELY, offset, remark="NO_MATCHED_MESSAGE")
+
+    def _send_back(self, pull: HeldPull, may_hold: bool) -> None:
+        """The consumer is ahead of us: it is sent back only by a leader who has made sure that it still leads.
+
+        One that was frozen or cut off knows nothing yet of its successor, nor of what that one has stored since.
+        """
+
+        async def work() -> None:
+            try:
+                await self._replicator.barrier()
+            except NotLeader:
+                self._respond(
+                    pull, ResponseCode.PULL_RETRY_IMMEDIATELY, pull.offset, remark="ask the leader (broker id 0)"
+                )
+                return
+            if self._replicator.is_ready and pull.offset > self._intake.view.next_offset(pull.key):
+                _, end = self._bounds(pull.key)
+                self._respond(pull, ResponseCode.PULL_OFFSET_MOVED, end, remark="OFFSET_MOVED")
+            else:
+                self.look(pull, may_hold and trio.current_time() < pull.deadline)
+
+        if not self._disk.offer(work, 0):
+            busy = "[OVERLOAD]too many pulls beyond the end of a queue: try again in a second"
+            self._respond(pull, ResponseCode.SYSTEM_BUSY, 0, remark=busy)
 
     def _hold(self, pull: HeldPull) -> bool:
         if getattr(pull.reply, "closed", False):

@@ -45,6 +45,21 @@ async def test_a_follower_never_corrects_an_offset(autojump_clock: MockClock) ->
             assert (answer.ext["nextBeginOffset"], answer.ext["suggestWhichBrokerId"]) == ("77", "0")
 
 
+async def test_a_leader_who_may_be_deposed_corrects_no_offset(autojump_clock: MockClock) -> None:
+    """Found by the simulation (seed 50328): a leader that was frozen sent a consumer back to what it knew itself."""
+    async with open_cluster() as cluster:
+        leader = await cluster.ready()
+        async with open_user(cluster.world, leader.replica().address) as user:
+            await user.send("T", b"x")
+            moved = await user.pull("T", 0, 77)
+            assert (moved.code, moved.ext["nextBeginOffset"]) == (ResponseCode.PULL_OFFSET_MOVED, "1")
+            for node in cluster.followers():
+                await node.kill()
+            assert leader.replica().replicator.is_ready, "it has not noticed yet"
+            answer = await user.pull("T", 0, 77)
+            assert (answer.code, answer.ext["nextBeginOffset"]) == (ResponseCode.PULL_RETRY_IMMEDIATELY, "77")
+
+
 async def test_offsets_asked_of_a_follower_come_from_the_leader(autojump_clock: MockClock) -> None:
     async with open_cluster() as cluster:
         await cluster.ready()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -185,6 +186,51 @@ def test_a_suspended_ordered_queue_rests_and_no_attempt_is_counted(backend: str,
                     if message.body == b"2":
                         break
         assert seen == [(b"0", 1), *[(b"1", 1)] * 4, (b"2", 1)]
+
+    run(backend, body)
+
+
+@BACKENDS
+def test_an_ordered_queue_that_is_reset_waits_for_the_handler_of_before(
+    backend: str, namesrv: str, fresh: Names
+) -> None:
+    """Found by the simulation (seed 50328): the broker sent a reader back, and two handlers had the queue at once."""
+
+    async def body() -> None:
+        topic, group = fresh("t"), fresh("g")
+        busy = most = 0
+        seen: list[bytes] = []
+        began, go_on, done = anyio.Event(), anyio.Event(), anyio.Event()
+
+        async def handle(message: trimq.Received) -> None:
+            nonlocal busy, most
+            busy += 1
+            most = max(most, busy)
+            seen.append(message.body)
+            if message.body == b"1":
+                began.set()
+                await go_on.wait()
+            busy -= 1
+            if message.body == b"2":
+                done.set()
+
+        async with trimq.connect(namesrv) as mq:
+            await mq.admin.create_topic(topic, queues=1)
+            async with (
+                mq.subscribe(topic, group=group, ordered=True) as consumer,
+                anyio.create_task_group() as tasks,
+            ):
+                tasks.start_soon(partial(consumer.run, handle, concurrency=3))
+                await fill(mq, topic, 3)
+                with anyio.fail_after(10):
+                    await began.wait()
+                    await mq.admin.reset(group, topic, to=trimq.Start.FIRST)
+                    await anyio.sleep(0.5)
+                    assert seen == [b"0", b"1"], "what is read after the reset waits"
+                    go_on.set()
+                    await done.wait()
+                tasks.cancel_scope.cancel()
+        assert (seen, most) == ([b"0", b"1", b"0", b"1", b"2"], 1)
 
     run(backend, body)
 

@@ -125,6 +125,8 @@ class Delivery:
             self.offered.offer(messages)
         elif holding.behind is not None:
             holding.behind.extend(messages)
+        elif self._in_hand(holding.reader.queue):
+            holding.behind, holding.waits = deque(messages), True
         else:
             holding.behind = deque(messages[1:])
             self.offered.offer(messages[:1])
@@ -143,9 +145,24 @@ class Delivery:
         holding = _holding(message)
         self.in_process.leave((holding, message.offset))
         self._running.left(message)
-        if holding.leaving and self.is_settled(holding):
+        if self._ordered:
+            self._let_next(holding.reader.queue)
+
+    def _let_next(self, queue: Queue) -> None:
+        """The only message of an ordered queue has left its handler: whoever waited for that may go on."""
+        if self._in_hand(queue):
+            return
+        if self._settled.statistics().tasks_waiting:
             self._settled.set()
             self._settled = anyio.Event()
+        reader = self._readers.get(queue)
+        if reader is not None and reader.holding.waits and reader.holding.behind:
+            reader.holding.waits = False
+            self.offered.offer([reader.holding.behind.popleft()])
+
+    def _in_hand(self, queue: Queue) -> bool:
+        """Is something of this queue in a handler, be it from before a seek?"""
+        return any(busy.reader.queue == queue for busy, _ in self.in_process.held)
 
     def finished(self, holding: Holding, message: Received) -> None:
         process = holding.process
@@ -177,7 +194,7 @@ class Delivery:
             await self._settled.wait()
 
     def is_settled(self, holding: Holding) -> bool:
-        return all(busy is not holding for busy, _ in self.in_process.held)
+        return not self._in_hand(holding.reader.queue)
 
     async def send_back(self, holding: Holding, message: Received, after: timedelta | None) -> None:
         if holding.process.is_finished(message.offset):

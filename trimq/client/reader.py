@@ -88,7 +88,7 @@ class Holding:
     nothing.
     """
 
-    __slots__ = ("behind", "leaving", "process", "reader", "sink")
+    __slots__ = ("behind", "leaving", "process", "reader", "sink", "waits")
 
     def __init__(self, sink: Sink, reader: Reader, offset: int) -> None:
         self.sink = sink
@@ -96,6 +96,8 @@ class Holding:
         self.process = ProcessQueue(offset)
         self.behind: deque[Received] | None = None
         """For ordered consumption: what waits behind the message that is offered or in process."""
+        self.waits = False
+        """For ordered consumption: nothing of it was offered yet, since something from before a seek is in process."""
         self.leaving = False
         """Nothing more of it is handed out: its queue goes to somebody else."""
 
