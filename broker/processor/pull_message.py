@@ -343,7 +343,7 @@ class PullProcessor:
             self._respond(pull, ResponseCode.PULL_OFFSET_MOVED, low, remark="OFFSET_MOVED")
             return
         if ready and not moved and offset > self._intake.view.next_offset(pull.key):
-            self._send_back(pull, may_hold)
+            self._correct_offset(pull, may_hold)
             return
         if not ready and offset < low and not self._replicator.admitting:
             # Our log may begin later than the leader's: let the client ask there.
@@ -366,7 +366,7 @@ class PullProcessor:
         else:
             self._respond(pull, ResponseCode.PULL_RETRY_IMMEDIATELY, offset, remark="NO_MATCHED_MESSAGE")
 
-    def _send_back(self, pull: HeldPull, may_hold: bool) -> None:
+    def _correct_offset(self, pull: HeldPull, may_hold: bool) -> None:
         """The consumer is ahead of us: it is sent back only by a leader who has made sure that it still leads.
 
         One that was frozen or cut off knows nothing yet of its successor, nor of what that one has stored since.

@@ -43,6 +43,14 @@ from broker.replication.base import (
     TransferFailed,
     Verdict,
 )
+from broker.replication.limits import (
+    FLUSH_INTERVAL_S,
+    IMPAIRED_S,
+    SWEEP_S,
+    TICKET_DEADLINE_S,
+    UNCOMMITTED_MAX_BYTES,
+    UNDISPATCHED_MAX_BYTES,
+)
 from broker.replication.membership import GroupDetail, first_entry
 from broker.replication.roles import RoleBoard
 from broker.replication.store_view import ReplicatedStore
@@ -62,14 +70,7 @@ log = logging.getLogger(__name__)
 WRITE_MAX_BYTES = 8 << 20
 """One append and sync."""
 UNFLUSHED_ENTRIES_MAX = 2
-UNCOMMITTED_MAX_BYTES = 16 << 20
-UNDISPATCHED_MAX_BYTES = 8 << 20
-TICKET_DEADLINE_S = 3.0
-SWEEP_S = 0.05
-FLUSH_INTERVAL_S = 0.5
 RETRY_SPACE_S = 0.5
-IMPAIRED_S = 5.0
-"""How long a replica whose disk failed goes on serving before its store is opened anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

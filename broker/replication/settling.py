@@ -15,15 +15,16 @@ from broker.replication.base import LeaderHint, Outcome, Replies, Ticket, Verdic
 from broker.replication.ha.master import Master
 from broker.replication.ha.rules import GroupRules
 from broker.replication.leading import Moved
+from broker.replication.limits import (
+    TICKET_DEADLINE_S,
+    UNCOMMITTED_MAX_BYTES,
+    UNDISPATCHED_MAX_BYTES,
+)
 from broker.replication.store_view import ReplicatedStore
 from broker.replication.tickets import TicketTable
 from raft.core import RaftCore
 
 __all__ = ["Settling"]
-
-UNCOMMITTED_MAX_BYTES = 16 << 20
-UNDISPATCHED_MAX_BYTES = 8 << 20
-TICKET_DEADLINE_S = 3.0
 
 
 class Settling:

@@ -13,6 +13,10 @@ from collections.abc import Callable
 import trio
 
 from broker.replication.base import GroupFailed
+from broker.replication.limits import (
+    FLUSH_INTERVAL_S,
+    IMPAIRED_S,
+)
 from broker.replication.store_view import ReplicatedStore
 from broker.store.errors import LogUnusable
 from raft.core.types import NOBODY, StorageFault
@@ -22,11 +26,9 @@ __all__ = ["StoreWatch"]
 
 log = logging.getLogger(__name__)
 
-FLUSH_INTERVAL_S = 0.5
-IMPAIRED_S = 5.0
-"""How long a replica whose disk failed goes on serving what is committed before its store is opened anew, ..."""
 IMPAIRED_LED_S = 1.0
-"""... and how long while another one leads: clients read there, and the group is a replica short until it is back."""
+"""Seconds in place of `IMPAIRED_S` while another one leads: clients read there, and until this one is back the group is
+a replica short."""
 
 
 class StoreWatch:

@@ -21,6 +21,7 @@ from broker.replication.ha.rewind import Rewinding
 from broker.replication.ha.rules import RAFT, GroupRules
 from broker.replication.hand_over import HandOver
 from broker.replication.leading import Leading, Moved, end_of
+from broker.replication.limits import SWEEP_S
 from broker.replication.mending import Mending
 from broker.replication.raft_config import GroupConfig
 from broker.replication.settling import Settling
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
 __all__ = ["GroupTurns"]
 
 log = logging.getLogger(__name__)
-
-SWEEP_S = 0.05
 
 
 class GroupTurns:

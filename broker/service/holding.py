@@ -17,6 +17,7 @@ from broker.replication.base import ReplyTo
 __all__ = ["SLOT_S", "Held", "Holding"]
 
 SLOT_S = 0.1
+"""Seconds: how late a deadline may be noticed."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
