@@ -141,16 +141,19 @@ async def open_replica(
         port: int = await listeners.start(partial(server.serve, gated, config.bind_address, config.listen_port))
         doors = await open_doors(listeners, gated, server, config, port)
         address = f"{_host(config)}:{port}"
+        ha_address = f"{config.ha_ip or _host(config)}:{await _ha_port(config, port, env.network)}"
         state = GroupState(window_ms=config.duplicate_window_s * 1000)
         async with (
             open_message_store(fs, env.clock, store_config(config, env.boot_id), state) as store,
             open_remoting_client(env.network) as client,
         ):
             intake = make_intake(config, env, state, store, address)
-            replicator = make_replicator(config, env, node, store, intake, fs, address)
+            replicator = make_replicator(config, env, node, store, intake, fs, address, ha_address)
             async with trio.open_nursery() as nursery:
                 wiring = Wiring(config, env, fs, state, store, intake, replicator, address, take_group)
-                registration = Registration(config, state, replicator, client, lambda: address, _look_up(config, env))
+                registration = Registration(
+                    config, state, replicator, client, address, ha_address, _look_up(config, env)
+                )
                 wired = wiring.build(registration)
                 await nursery.start(intake.run)
                 await nursery.start(replicator.run)
@@ -177,6 +180,23 @@ def _look_up(config: BrokerConfig, env: Env) -> Callable[[], Awaitable[tuple[str
     """How to find the name servers when they are not configured."""
     page = config.address_page
     return partial(fetch_addresses, env.network, page) if page else None
+
+
+async def _ha_port(config: BrokerConfig, port: int, network: Network) -> int:
+    """Where a master or slave is reached by its like: `haListenPort`, else the client port + 1.
+
+    Beside a client port that the system chose (listenPort = 0) that one may be in use: then it chooses this one too.
+    """
+    if config.ha_listen_port or config.listen_port or not config.master_slave:
+        return config.ha_listen_port or port + 1
+    async with trio.open_nursery() as nursery:
+        free: int = await nursery.start(network.serve, _refuse, config.bind_address, 0)
+        nursery.cancel_scope.cancel()
+    return free
+
+
+async def _refuse(stream: Stream) -> None:
+    await stream.aclose()
 
 
 def _host(config: BrokerConfig) -> str:

@@ -382,7 +382,7 @@ def explain(error: BaseException, config: BrokerConfig) -> str:
 def _os_error(error: OSError, config: BrokerConfig) -> str:
     if error.errno == errno.EADDRINUSE:
         peer = f", or dLegerPeers' own port {config.own_peer.port}" if config.own_peer is not None else ""
-        if config.master_slave:
+        if config.master_slave and (config.ha_listen_port or config.listen_port):
             peer = f", or {config.ha_listen_port or config.listen_port + 1} (haListenPort)"
         return f"port {config.listen_port} (listenPort){peer} is in use: stop what listens there, or choose another"
     if error.errno in (errno.EADDRNOTAVAIL, errno.EACCES) and error.filename is None:

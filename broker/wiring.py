@@ -139,6 +139,7 @@ def make_replicator(
     intake: Intake,
     fs: FileSystem,
     address: str,
+    ha_address: str,
 ) -> Replicator:
     """The strategy that the configuration asks for."""
     rng = env.rng(f"{config.broker_name}/{config.node_id}", "replication")
@@ -155,8 +156,8 @@ def make_replicator(
             rng,
         )
     assert node is not None, "a replicated group needs the process's Raft node"
-    host, _, port = address.rpartition(":")
-    own = RaftPeer(config.node_id, config.ha_ip or host, config.ha_listen_port or int(port) + 1)
+    ha_host, _, ha_port = ha_address.rpartition(":")
+    own = RaftPeer(config.node_id, ha_host, int(ha_port))
     return RaftReplicator(
         node,
         store,

@@ -53,7 +53,8 @@ class Registration:
         state: GroupState,
         replicator: Replicator,
         client: RemotingClient,
-        address: Callable[[], str],
+        address: str,
+        ha_address: str,
         look_up: Callable[[], Awaitable[Sequence[str]]] | None = None,
     ) -> None:
         self._config = config
@@ -61,6 +62,7 @@ class Registration:
         self._replicator = replicator
         self._client = client
         self._address = address
+        self._ha_address = ha_address
         self._look_up = look_up
         """Asks an address page for the name servers."""
         self._following: dict[str, trio.CancelScope] = {}
@@ -210,13 +212,11 @@ class Registration:
                 dataVersion=data_version(state, self._replicator), topicConfigTable=topics
             )
         ).to_json()
-        address = self._address()
-        host = address.rpartition(":")[0]
         header = RegisterBrokerHeader(
             broker_name=config.broker_name,
-            broker_addr=address,
+            broker_addr=self._address,
             cluster_name=config.cluster_name,
-            ha_server_addr=f"{host}:{config.ha_listen_port or config.listen_port + 1}",
+            ha_server_addr=self._ha_address,
             broker_id=broker_id,
             body_crc32=body_crc32(body),
         )
@@ -246,7 +246,7 @@ class Registration:
     async def _unregister(self, address: str) -> None:
         header = UnregisterBrokerHeader(
             broker_name=self._config.broker_name,
-            broker_addr=self._address(),
+            broker_addr=self._address,
             cluster_name=self._config.cluster_name,
             broker_id=self.broker_id,
         )

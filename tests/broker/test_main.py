@@ -95,7 +95,7 @@ def test_a_store_in_use_stops_the_start(tmp_path: Path) -> None:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert process.stdout is not None
-        process.stdout.readline()
+        assert process.stdout.readline().startswith("The broker is ready")
         assert "in use by another process" in stopped(["-c", str(config_file(tmp_path))])
     finally:
         process.kill()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import random
+from dataclasses import replace
 
 import pytest
 import trio
@@ -11,7 +13,9 @@ from trio.testing import MockClock
 from broker.config import BrokerConfig, BrokerRole, Strategy
 from broker.runtime import StartError, open_broker
 from tests.broker.support import World, drained, local_config, open_local, open_user
+from trimq.env import StreamHandler, TaskStatus
 from trimq.errors import Disconnected
+from trimq.remoting.system import TrioNetwork
 from trimq.wire.codes import RequestCode, ResponseCode
 from trimq.wire.command import Command, encode
 from trimq.wire.headers.offset import QueryOffsetHeader
@@ -76,6 +80,30 @@ async def test_one_process_hosts_several_groups_and_one_that_cannot_start_stops_
 
 async def test_an_asynchronous_master_without_slaves_runs(autojump_clock: MockClock) -> None:
     assert await start(World(), local_config(strategy=Strategy.AUTO)) == ""
+
+
+async def test_beside_a_free_client_port_the_ha_port_is_a_free_one_too() -> None:
+    """`listenPort` 0 starts whatever else runs: the next port may be in use."""
+
+    class Crowded(TrioNetwork):
+        first = 0
+
+        async def serve(self, handler: StreamHandler, host: str, port: int, *, task_status: TaskStatus) -> None:
+            if self.first and port == self.first + 1:
+                raise OSError(errno.EADDRINUSE, f"{port} is in use")
+            async with trio.open_nursery() as nursery:
+                bound = await nursery.start(super().serve, handler, host, port)
+                self.first = self.first or bound
+                task_status.started(bound)
+
+    env = replace(World().env(), network=Crowded())
+    config = local_config(
+        strategy=Strategy.AUTO, listen_port=0, broker_ip="127.0.0.1", bind_address="127.0.0.1", web_socket=False
+    )
+    async with open_broker([config], env) as broker:
+        await broker.wait_ready()
+        own = broker.replicas[0].replicator.replicas
+        assert own.voters
 
 
 async def test_cancelling_the_process_stops_it_gracefully(autojump_clock: MockClock) -> None:
