@@ -90,7 +90,7 @@ def encode_message(message: Message) -> list[Any]:
         case BeatReply() as m:
             return [BEAT_REPLY, m.term, m.round, int(m.health), m.incarnation]
         case VoteRequest() as m:
-            return [VOTE_REQUEST, m.term, *entry_id_fields(m.last), m.nonce, m.pre, m.transfer]
+            return [VOTE_REQUEST, m.term, *entry_id_fields(m.last), m.nonce, m.pre, m.transfer, m.resumes]
         case VoteReply() as m:
             return [VOTE_REPLY, m.term, m.nonce, m.pre, m.granted, m.sticky]
         case CampaignNow() as m:
@@ -155,6 +155,7 @@ def _vote_request(f: Sequence[Any], sender: NodeId, to: NodeId) -> Message:
         nonce=take_int(f[6]),
         pre=_flag(f[7]),
         transfer=_flag(f[8]),
+        resumes=_flag(f[9]),
     )
 
 
@@ -175,7 +176,7 @@ def _campaign_now(f: Sequence[Any], sender: NodeId, to: NodeId) -> Message:
 
 
 _DECODERS: Final[dict[int, tuple[int, Callable[[Sequence[Any], NodeId, NodeId], Message]]]] = {
-    VOTE_REQUEST: (9, _vote_request),
+    VOTE_REQUEST: (10, _vote_request),
     VOTE_REPLY: (6, _vote_reply),
     APPEND_REQUEST: (12, _append_request),
     APPEND_REPLY: (9, _append_reply),

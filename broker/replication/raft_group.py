@@ -273,6 +273,7 @@ class RaftReplicator:
             self._fs,
             self.config,
             turns.rules,
+            turns.trust,
             turns,
             self._rng,
             founds=lambda: self.may_found,
@@ -325,7 +326,7 @@ class RaftReplicator:
 
     async def trust_log(self, *, accept_loss: bool) -> str:
         """An operator takes this suspect replica's log as it is; returns what may be lost. Raises TrustRefused."""
-        lost = await trust_log(self._check_alive(), accept_loss=accept_loss)
+        lost = await trust_log(self._check_alive(), self._turns.trust, accept_loss=accept_loss)
         log.warning("the log is trusted by an operator's word", extra={"group": self.config.group, "may_lose": lost})
         return lost
 

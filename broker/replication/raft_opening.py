@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from broker.replication.ha.rules import RAFT, SYNC, GroupRules
-from broker.replication.ha.trust import nothing_lost
+from broker.replication.ha.trust import Trust
 from broker.replication.membership import GroupDetail
 from broker.replication.mending import Mending
 from broker.replication.raft_config import GroupConfig
@@ -38,6 +38,7 @@ async def open_group(
     fs: FileSystem,
     config: GroupConfig,
     rules: GroupRules,
+    trust: Trust,
     host: GroupHost,
     rng: random.Random,
     *,
@@ -64,7 +65,7 @@ async def open_group(
             " in place: start it with that key again, and see docs/operations.md, section 8"
         )
     hard = await HardStateFile.open(fs, HARD_STATE_PATH, store_empty=not store.log.formed)
-    rules.trusted = await nothing_lost(store.log, fs, config.boot_id)
+    await trust.judge(store.log)
     try:
         settings = GroupSettings(
             cluster=config.cluster,

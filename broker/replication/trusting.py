@@ -15,6 +15,7 @@ from typing import Final
 import trio
 
 from broker.replication.base import ReplicatorError
+from broker.replication.ha.trust import Trust
 from raft.core import RaftCore
 from raft.core.errors import Refused
 from raft.core.types import Health
@@ -29,8 +30,11 @@ class TrustRefused(ReplicatorError):
     """The log is as suspect as before; the message says why, or what would be given up."""
 
 
-async def trust_log(group: RaftGroup, *, accept_loss: bool) -> str:
-    """Let this replica vote and lead with the log that it has; returns what may be lost by it. Raises TrustRefused."""
+async def trust_log(group: RaftGroup, kept: Trust, *, accept_loss: bool) -> str:
+    """Let this replica vote and lead with the log that it has; returns what may be lost by it.
+
+    Raises TrustRefused, OSError. That it was an order is on the disk before it counts.
+    """
 
     def trust(core: RaftCore, now_ms: int) -> str:
         loss = may_be_lost(core)
@@ -45,6 +49,8 @@ async def trust_log(group: RaftGroup, *, accept_loss: bool) -> str:
         )
     try:
         with trio.move_on_after(TURN_S):
+            if accept_loss and group.core.health is Health.SUSPECT:
+                await kept.accept()
             return await group.ask(trust)
     except Refused as error:
         raise TrustRefused(str(error)) from None

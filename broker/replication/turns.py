@@ -19,6 +19,7 @@ from broker.replication.base import NO_LEADER, Verdict
 from broker.replication.ha.master import Master
 from broker.replication.ha.rewind import Rewinding
 from broker.replication.ha.rules import RAFT, GroupRules
+from broker.replication.ha.trust import Trust
 from broker.replication.hand_over import HandOver
 from broker.replication.leading import Leading, Moved, end_of
 from broker.replication.limits import SWEEP_S
@@ -70,6 +71,7 @@ class GroupTurns:
         self.master = Master(config.ha, self.rules, config.group, self.place)
         self.settling = Settling(store, self.rules, self.master, self.moved)
         self.watch = StoreWatch(config.group, store, self.wants_sync)
+        self.trust = Trust(fs, config.boot_id, self.rules)
         self.rewinding = Rewinding(config.group, store.log, fs)
         self._source = source
         self._forwarder = forwarder
@@ -171,6 +173,9 @@ class GroupTurns:
         core = self._running.core
         assert core is not None, "commit moves in a core"
         self.settling.committed(core, last, self.standing.hint)
+        entry = core.entry_id(last)
+        if not self.trust.whole and self._nursery is not None and entry is not None and entry.term == core.term:
+            self._nursery.start_soon(self.trust.prove())
 
     def acknowledged(self, last: int) -> None:
         self.settling.settle_master(self.core, self.standing.hint)

@@ -1,31 +1,53 @@
-"""In which life of the machine the store was open last: says whether a stop can have cost what was only written.
+"""What the life of the machine says about the store: whether a stop can have cost what was only written.
 
 A process that dies leaves its writes to the operating system, a machine that dies takes along what was not synced; the
-log alone cannot tell the two apart.
+log alone cannot tell the two apart. So the store remembers in which life of the machine it was open last, and how far
+its log was believed then: doubt that a power cut left does not go with the next restart of the process.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from enum import Enum
 from typing import Final
 
 from .fs import FileSystem, read_whole, write_whole
 
-__all__ = ["note_boot", "same_boot"]
+__all__ = ["Belief", "LastLife", "last_life", "note_life"]
 
 BOOT_PATH: Final = "boot"
 
 
-async def same_boot(fs: FileSystem, boot_id: str) -> bool:
-    """Has the machine not been started anew since the store was open? False when nobody knows. Raises OSError."""
+class Belief(Enum):
+    """Does the log hold everything that this replica ever acknowledged?"""
+
+    WHOLE = ""
+    DOUBTED = "doubted"
+    """A stop may have cost it entries, and no leader has shown since what it must hold."""
+    ACCEPTED = "accepted"
+    """Perhaps not, and an operator goes on with what there is."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastLife:
+    """What was noted when the store was open last."""
+
+    same_boot: bool
+    """The machine has not been started anew since. False when nobody knows."""
+    belief: Belief
+
+
+async def last_life(fs: FileSystem, boot_id: str) -> LastLife:
+    """Raises OSError."""
     try:
-        return bool(boot_id) and (await read_whole(fs, BOOT_PATH)).decode(errors="replace") == boot_id
+        noted = (await read_whole(fs, BOOT_PATH)).decode(errors="replace")
     except FileNotFoundError:
-        return False
+        noted = ""
+    boot, _, word = noted.partition("\n")
+    belief = next((each for each in Belief if each.value == word), Belief.DOUBTED)
+    return LastLife(same_boot=bool(boot_id) and boot == boot_id, belief=belief)
 
 
-async def note_boot(fs: FileSystem, boot_id: str) -> bool:
-    """`same_boot`, and remember this life for the next start. Raises OSError."""
-    same = await same_boot(fs, boot_id)
-    if not same:
-        await write_whole(fs, BOOT_PATH, [boot_id.encode()])
-    return same
+async def note_life(fs: FileSystem, boot_id: str, belief: Belief) -> None:
+    """Remember this life for the next start; durable on return. Raises OSError."""
+    await write_whole(fs, BOOT_PATH, [f"{boot_id}\n{belief.value}".encode() if belief.value else boot_id.encode()])

@@ -32,7 +32,7 @@ from typing import Final
 
 import trio
 
-from .boot import same_boot
+from .boot import last_life
 from .entry import ENTRY_MAX_BYTES, START, Entry, EntryId, fits
 from .errors import LogMismatch, LogUnusable, NoSpace
 from .fs import FileSystem
@@ -338,7 +338,7 @@ async def open_commit_log(
     self = CommitLog(fs, marks, recent_bytes=recent_bytes, cold_bytes=cold_bytes, strip_bytes=strip_bytes)
     try:
         lost = marks.lost or (marks.fresh and any(len(name) == 20 for name in await fs.listdir(LOG_DIR)))
-        self.machine_stayed_up = stayed_up = await same_boot(fs, boot_id)
+        self.machine_stayed_up = stayed_up = (await last_life(fs, boot_id)).same_boot
         found = await recover(fs, marks.values, marks_lost=lost, machine_stayed_up=stayed_up)
         await self._adopt(found)
         if self.verdict not in (Verdict.NORMAL, Verdict.UNFORMED):

@@ -107,12 +107,13 @@ class Election(Following):
         self._resend_ms = self._clock_ms + self.config.election_ms // 2
         term = self.rules.next_term(self) if pre else self.term
         by_transfer = self.campaign is Campaign.TRANSFER
+        resumes = self.rules.resumes(self)
         membership = self.membership
         assert membership is not None, "only a voter campaigns"
         for node in membership.voter_ids:
             if node == self.id or node in self._votes:
                 continue
-            request = VoteRequest(term, self.id, node, self.log.last, self._nonce, pre, by_transfer)
+            request = VoteRequest(term, self.id, node, self.log.last, self._nonce, pre, by_transfer, resumes)
             if pre:
                 self._send(request)
             else:
@@ -160,14 +161,14 @@ class Election(Following):
         )
 
     def _would_grant(self, request: VoteRequest) -> bool:
-        """Health (S19), one vote per term (S2), and a log at least as new as ours (S6)."""
+        """Health (S19), one vote per term (S2), and a log at least as new as ours (S6), or the rules' word for it."""
         if self.health not in (Health.OK, Health.FULL) or self.membership is None:
             return False
         if request.term < self.term:
             return False
         if request.term == self.term and self.vote not in (NOBODY, request.sender):
             return False
-        return self._is_up_to_date(request.last)
+        return self._is_up_to_date(request.last) or self.rules.yields_tail(self, request)
 
     def _yields_to(self, request: VoteRequest) -> bool:
         """Two pre-candidates whose requests cross would split the vote: one of them steps back, both agree which.

@@ -47,6 +47,8 @@ class VoteRequest:
     pre: bool
     transfer: bool = False
     """The leader asked for this election: stickiness does not apply."""
+    resumes: bool = False
+    """Not Raft's (`Rules.resumes`): of the term of its last entry nothing counts that the sender's log lacks."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from raft.core.quorum import Quorum, Verdict, agreed, holds, quorum_of, tally
 from raft.core.types import NodeId
 
 if TYPE_CHECKING:
-    from raft.core.messages import Message
+    from raft.core.messages import Message, VoteRequest
     from raft.core.state import CoreState
 
 __all__ = ["RAFT_RULES", "Rules"]
@@ -30,6 +30,14 @@ class Rules:
     def elects(self, core: CoreState) -> bool:
         """May this replica campaign because its timer ran out?"""
         return True
+
+    def resumes(self, core: CoreState) -> bool:
+        """Candidate: is nothing acknowledged or committed, of the term of its last entry, that its own log lacks?"""
+        return False
+
+    def yields_tail(self, core: CoreState, request: VoteRequest) -> bool:
+        """Voter: may the sender lead although this log is longer? What it lacks is then cut off here."""
+        return False
 
     def next_term(self, core: CoreState) -> int:
         """The term a candidate asks to lead."""

@@ -29,7 +29,16 @@ ids = st.builds(EntryId, numbers, numbers, numbers, numbers)
 healths = st.sampled_from(list(Health))
 who = {"sender": st.just("n1"), "to": st.just("n0")}
 messages = st.one_of(
-    st.builds(VoteRequest, term=numbers, last=ids, nonce=numbers, pre=st.booleans(), transfer=st.booleans(), **who),
+    st.builds(
+        VoteRequest,
+        term=numbers,
+        last=ids,
+        nonce=numbers,
+        pre=st.booleans(),
+        transfer=st.booleans(),
+        resumes=st.booleans(),
+        **who,
+    ),
     st.builds(
         VoteReply, term=numbers, nonce=numbers, pre=st.booleans(), granted=st.booleans(), sticky=st.booleans(), **who
     ),

@@ -104,6 +104,29 @@ async def test_nobody_takes_over_by_itself_and_the_master_comes_back(autojump_cl
         assert await put(back, b"after") == [OK]
 
 
+async def test_a_master_that_was_killed_while_writing_goes_on_though_its_slaves_have_more(
+    autojump_clock: MockClock,
+) -> None:
+    async with cluster(strategy="sync") as c:
+        c.reopens = True
+        master = await full(c)
+        assert await put(master, b"before") == [OK]
+        stall = c.machines["n0"].disks["g"].stall("write", 60.0)
+        assert master.source.put(b"nobody was told")
+        slaves = [c.machines[node].replicas["g"] for node in ("n1", "n2")]
+        await c.until(lambda: all(slave.store.log.last.index > master.store.log.last.index for slave in slaves))
+        await c.machines["n0"].kill()
+        assert stall.times
+        c.machines["n0"].disks["g"].faults.clear()
+        await c.machines["n0"].start()
+        back = await full(c)
+        assert back.replicator.node_id == "n0"
+        assert await put(back, b"after") == [OK]
+        await c.settled("g")
+        for replica in c.replicas("g"):
+            assert applied(replica) == [b"before", b"after"]
+
+
 async def test_a_promoted_slave_has_all_that_was_acknowledged_and_the_old_master_follows_it(
     autojump_clock: MockClock,
 ) -> None:
@@ -253,6 +276,38 @@ async def test_under_raft_a_moved_group_elects_by_itself_and_back_under_sync_it_
         await c.machines[leader.replicator.node_id].kill()
         await trio.sleep(10)
         assert c.leader("g") is None
+
+
+async def test_the_doubt_that_a_power_cut_left_outlives_a_restart_of_the_process(autojump_clock: MockClock) -> None:
+    """What the first start after the cut does not believe, the second one must not either."""
+    async with cluster(("n0", "n1"), strategy="sync", flush_sync=False) as c:
+        c.reopens = True
+        master = await full(c)
+        sent = [b"%d" % number for number in range(100)]
+        assert await put(master, *sent) == [OK] * 100
+        await c.machines["n1"].kill()
+        await c.machines["n0"].kill(keep=0.0)
+        for _ in range(2):
+            await c.machines["n0"].start()
+            await trio.sleep(5)
+            assert c.leader("g") is None, "the slave may hold what this log has lost"
+            await c.machines["n0"].kill()
+        await c.machines["n1"].start()
+        await c.machines["n0"].start()
+        await trio.sleep(5)
+        assert c.leader("g") is None
+        await c.machines["n1"].replicas["g"].replicator.promote()
+        new = await full(c)
+        assert await put(new, b"after") == [OK]
+        await c.settled("g", 10)
+        for replica in c.replicas("g"):
+            assert applied(replica) == [*sent, b"after"]
+        await c.machines["n0"].kill()
+        await c.machines["n0"].start()
+        assert await put(await full(c), b"more") == [OK]
+        assert c.machines["n0"].replicas["g"].replicator._turns.trust.whole, (
+            "the new master has shown what must be there"
+        )
 
 
 async def test_a_power_cut_of_a_master_that_does_not_flush_loses_nothing_a_slave_holds(

@@ -92,7 +92,11 @@ class Drill:
                     load.cancel_scope.deadline = trio.current_time() + _QUIET_DEADLINE_S
                 await self._drained(queues)
                 readers.cancel_scope.cancel()
-            await read_everything(clients[0], self.cluster, queues, self.history)
+            try:
+                await read_everything(clients[0], self.cluster, queues, self.history)
+            except TrimqError as error:  # nothing can be judged without it
+                invalid = f"{invalid or 'all rounds were hit'}; then what is stored could not be read: {error}"
+                return Verdict(rounds=self.rounds, rounds_hit=hit, invalid=invalid)
         verdict = judge(self.history)
         doubles = double_terms(self.cluster.log_path(node) for node in self.cluster.nodes)
         verdict.two_leaders = len(doubles)
@@ -163,7 +167,10 @@ class Drill:
             await trio.sleep(0.1)
 
     async def _settled(self, asker: RemotingClient, group: str | None = None) -> str:
-        """Wait until every replica answers and is within 1 MiB of its leader; the leader of `group` then."""
+        """Wait until every replica answers and is within 1 MiB of its leader; the leader of `group` then.
+
+        Master-slave: masters of other groups that died with the node have to come back by themselves.
+        """
         with trio.move_on_after(_ROUND_DEADLINE_S):
             while True:
                 groups = await status.ask(asker, self.cluster)

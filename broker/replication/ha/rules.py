@@ -16,15 +16,21 @@ Grants. An entry acknowledged under `sync` is held by `required` of n replicas, 
 has it, and as in Raft nobody grants to a shorter log. Under `async` only all n would do; with fewer an operator may
 *force* it, and the tail that only the old master had is given up. A master that comes back and hears of no newer epoch
 needs no grants under `async`: whatever was acknowledged in its epoch is in its own log.
+
+Longer logs. A slave may hold what the master was killed while writing. Nobody was told of it, so where the master that
+the log names comes back and hears of no newer epoch, a longer log *of its own epoch* is no reason to refuse it: the
+slave grants, and its tail goes. Whose an epoch is, its low byte says (`epochs`); that the master's log has all that it
+ever counted, the request says (`resumes`): not after a stop that may have cost it entries (`ha.trust`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from broker.replication.ha.epochs import ORDERED_STEPS, next_epoch
+from broker.replication.ha.epochs import ORDERED_STEPS, RANKS, next_epoch
 from broker.replication.membership import GroupDetail
-from raft.core.messages import AppendReply, Message
+from broker.store.boot import Belief
+from raft.core.messages import AppendReply, Message, VoteRequest
 from raft.core.quorum import Verdict, agreed, holds, quorum_of, tally
 from raft.core.rules import Rules
 from raft.core.state import CoreState
@@ -69,8 +75,8 @@ class GroupRules(Rules):
         """How many replicas a sync entry is acknowledged by now; 0: what the membership says."""
         self.unsafe_flush = False
         """raftUnsafeAsyncFlush."""
-        self.trusted = True
-        """False after a stop that may have cost unsynced entries: then the own grant proves nothing."""
+        self.belief = Belief.WHOLE
+        """What this replica's own log proves (`ha.trust`): where it is doubted, the own grant counts for nothing."""
 
     # what is in force
 
@@ -155,6 +161,20 @@ class GroupRules(Rules):
         named = detail_of(current).master == core.id and me is not None and me.uuid in ("", self.uuid)
         return named and detail_of(regimes[0]).strategy != RAFT
 
+    def resumes(self, core: CoreState) -> bool:
+        heard_of_none = core.campaign is Campaign.ELECTION and core.vote == core.id
+        return heard_of_none and self.belief is Belief.WHOLE and self._names(core, core.id)
+
+    def yields_tail(self, core: CoreState, request: VoteRequest) -> bool:
+        sender = core.membership.member(request.sender) if core.membership is not None else None
+        if sender is None or not request.resumes or not self._names(core, request.sender):
+            return False
+        return request.last.term == core.last.term and core.last.term % RANKS == sender.rank % RANKS
+
+    def _names(self, core: CoreState, node: NodeId) -> bool:
+        """Is this the master that the log names, and no regime Raft's?"""
+        return detail_of(core.membership).master == node and RAFT not in self.strategies(core)
+
     def next_term(self, core: CoreState) -> int:
         if self.raft_only(core):
             return core.term + 1
@@ -200,7 +220,8 @@ class GroupRules(Rules):
         resumes = detail.master == core.id and core.campaign is Campaign.ELECTION
         if detail.strategy != SYNC and resumes:
             return True
-        own = self.trusted or detail.flush_sync
+        alone = len(membership.voters) == 1  # what it lost nobody has
+        own = self.belief is not Belief.DOUBTED or detail.flush_sync or alone
         count = len(granted) if own else sum(1 for node in granted if node != core.id)
         return count >= grants_needed(membership)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import pytest
@@ -12,7 +12,8 @@ import pytest
 from broker.replication.ha.epochs import next_epoch
 from broker.replication.ha.rules import GroupRules, grants_needed, reached_by
 from broker.replication.membership import GroupDetail
-from raft.core.messages import AppendReply
+from broker.store.boot import Belief
+from raft.core.messages import AppendReply, VoteRequest
 from raft.core.quorum import Verdict
 from raft.core.state import CoreState
 from raft.core.types import Campaign, EntryId, Health, Member, Membership, Role
@@ -42,6 +43,7 @@ class View:
     commit: int = 10
     durable: int = 20
     term: int = 256
+    vote: str = ""
     role: Role = Role.LEADER
     campaign: Campaign = Campaign.ELECTION
     transfer_from: str = ""
@@ -156,8 +158,33 @@ def test_a_returning_master_goes_on_alone_where_it_has_all_it_acknowledged() -> 
     assert vote(two, rules(), alone, over=True) is Verdict.WON
     unflushed = View(membership("sync", count=2, flush=False), role=Role.CANDIDATE)
     assert vote(unflushed, rules(), alone, over=True) is Verdict.WON
-    assert vote(unflushed, rules(trusted=False), alone, over=True) is Verdict.LOST, "its log may be short"
-    assert vote(unflushed, rules(trusted=False), {"n0": True, "n1": True}) is Verdict.WON
+    assert vote(unflushed, rules(belief=Belief.DOUBTED), alone, over=True) is Verdict.LOST, "its log may be short"
+    assert vote(unflushed, rules(belief=Belief.DOUBTED), {"n0": True, "n1": True}) is Verdict.WON
+    single = View(membership("sync", count=1, flush=False), role=Role.CANDIDATE)
+    assert vote(single, rules(belief=Belief.DOUBTED), alone) is Verdict.WON, "nobody has more"
+
+
+def test_a_slave_gives_up_what_only_the_masters_own_epoch_has() -> None:
+    """What the master was killed while writing; never what another one, or a log that may be short, lacks."""
+    back = View(membership("sync"), role=Role.CANDIDATE, term=512, vote="n0")
+    assert rules().resumes(back.core)
+    assert not rules(belief=Belief.DOUBTED).resumes(back.core)
+    assert not rules(belief=Belief.ACCEPTED).resumes(back.core), "an operator's word does not outweigh a slave's log"
+    assert not rules().resumes(replace(back, vote="").core), "it has heard of a newer epoch"
+    assert not rules().resumes(replace(back, campaign=Campaign.ORDERED).core)
+    assert not rules().resumes(replace(back, id="n1", vote="n1").core)
+    assert not rules().resumes(replace(back, memberships=Memberships(membership("raft"), index=11)).core)
+
+    ask = VoteRequest(512, "n0", "n1", EntryId(17, 256, 0, 0), 1, pre=False, resumes=True)
+    slave = View(membership("sync"), id="n1", role=Role.FOLLOWER)
+    assert rules().yields_tail(slave.core, ask)
+    assert not rules().yields_tail(slave.core, replace(ask, resumes=False))
+    assert not rules().yields_tail(slave.core, replace(ask, sender="n2")), "not the master that the log names"
+    assert not rules().yields_tail(slave.core, replace(ask, last=EntryId(17, 254, 0, 0))), "an older epoch's end"
+    promoted = replace(slave, last=EntryId(20, 257, 0, 0))
+    assert not rules().yields_tail(promoted.core, replace(ask, last=EntryId(17, 257, 0, 0))), "n1's epoch, not n0's"
+    moving = replace(slave, memberships=Memberships(membership("raft"), index=11))
+    assert not rules().yields_tail(moving.core, ask)
 
 
 def test_only_the_named_master_with_its_own_store_campaigns_by_itself() -> None:
