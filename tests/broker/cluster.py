@@ -72,6 +72,8 @@ class Node:
         self.cluster = cluster
         self.number = number
         self.broker: Broker | None = None
+        self.boots = 1
+        """Lives of the machine, which power cuts end."""
         self._done = trio.Event()
         self._stop = trio.Event()
 
@@ -84,7 +86,7 @@ class Node:
         cluster = self.cluster
         configs = [cluster.config(self.number, group) for group in range(cluster.groups)]
         try:
-            async with open_broker(configs, cluster.world.env(node_ip(self.number))) as broker:
+            async with open_broker(configs, cluster.world.env(node_ip(self.number), str(self.boots))) as broker:
                 task_status.started(broker)
                 await self._stop.wait()
         finally:
@@ -99,6 +101,7 @@ class Node:
     async def kill(self, *, keep: float = 1.0) -> None:
         """kill -9 (`keep` 1.0: the page cache survives) or a power cut (0.0)."""
         assert self.broker is not None
+        self.boots += keep != 1.0
         for group in range(self.cluster.groups):
             self.cluster.world.disk(f"n{self.number}/broker-{chr(ord('a') + group)}").crash(keep=keep)
         self.cluster.world.network.reset(node_ip(self.number))

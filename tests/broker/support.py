@@ -78,7 +78,7 @@ class World:
     memory_bytes: int = 4 << 30
     _lives: Iterator[int] = field(default_factory=itertools.count)
 
-    def env(self, host: str = "10.0.0.1") -> Env:
+    def env(self, host: str = "10.0.0.1", boot_id: str = "") -> Env:
         seed = f"{self.seed}/{host}/{next(self._lives)}"
         return Env(
             clock=LoopClock(),
@@ -86,6 +86,7 @@ class World:
             open_fs=self._open_fs,
             seed=seed,
             memory_bytes=self.memory_bytes,
+            boot_id=boot_id,
         )
 
     def at(self, host: str) -> HostNet:

@@ -104,10 +104,11 @@ async def test_nobody_takes_over_by_itself_and_the_master_comes_back(autojump_cl
         assert await put(back, b"after") == [OK]
 
 
+@pytest.mark.parametrize("strategy", ["sync", "async"])
 async def test_a_master_that_was_killed_while_writing_goes_on_though_its_slaves_have_more(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, strategy: str
 ) -> None:
-    async with cluster(strategy="sync") as c:
+    async with cluster(strategy=strategy) as c:
         c.reopens = True
         master = await full(c)
         assert await put(master, b"before") == [OK]

@@ -36,7 +36,7 @@ from trimq.wire.codes import ResponseCode
 FAULTS = 8
 FAULT_KINDS = (
     *("kill", "kill", "power", "cut", "heal", "start", "start"),
-    *("promote", "move", "takeover", "takeover"),
+    *("promote", "move", "takeover", "takeover", "die writing", "die writing", "lag"),
 )
 SENDERS = 3
 
@@ -114,6 +114,10 @@ class Run:
             await self._move(cluster)
         elif choice == "takeover":
             await self._take_over(cluster)
+        elif choice == "die writing":
+            await self._die_writing(cluster)
+        elif choice == "lag":
+            await self._lag(cluster)
         else:
             return
         self.reached[choice] += 1
@@ -135,6 +139,40 @@ class Run:
                 return
         if self.strategy is Strategy.ASYNC:
             await self._promote(others[0], force=True)
+
+    async def _lag(self, cluster: Cluster) -> None:
+        """A slave is cut off while the others go on, then the master dies: first the one that lags is asked to lead."""
+        master = cluster.leader()
+        slaves = [node for node in cluster.nodes if node is not master and node.broker is not None]
+        if master is None or len(slaves) < 2:
+            return
+        self.rng.shuffle(slaves)
+        lags = slaves[0]
+        cluster.world.network.cut(node_ip(lags.number), [node_ip(n.number) for n in cluster.nodes if n is not lags])
+        await trio.sleep(self.rng.uniform(0.3, 1.5))
+        await master.kill(keep=self.rng.choice((0.0, 1.0)))
+        cluster.world.network.heal()
+        await trio.sleep(self.rng.uniform(0.5, 1.5))
+        for node in slaves:
+            if await self._promote(node, force=False):
+                self.reached["shorter log leads" if node is lags else "shorter log refused"] += 1
+                return
+
+    async def _die_writing(self, cluster: Cluster) -> None:
+        """The master dies while its own writes hang: its slaves hold what it does not. Then it comes back."""
+        master = cluster.leader()
+        if master is None:
+            return
+        disk = cluster.world.disk(f"n{master.number}/broker-a")
+        disk.stall("write", 1.0)
+        await trio.sleep(self.rng.uniform(0.05, 0.5))
+        await master.kill(keep=self.rng.choice((0.0, 1.0)))
+        disk.heal()
+        await trio.sleep(self.rng.uniform(0.1, 1.0))
+        await master.start()
+        await trio.sleep(2)
+        if cluster.leader() is master:
+            self.reached["master came back"] += 1
 
     async def _promote(self, node: Node, *, force: bool) -> bool:
         found = replicator(node)

@@ -30,3 +30,13 @@ def test_a_master_that_acknowledges_alone_is_found_out(monkeypatch: pytest.Monke
         if any("acknowledged and lost" in violation for violation in run.violations):
             return
     raise AssertionError("acknowledging alone went unnoticed for 19 seeds")
+
+
+def test_a_vote_for_whatever_is_shorter_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slave yields what it has beyond the candidate to the returning master only."""
+    monkeypatch.setattr(GroupRules, "yields_tail", lambda *_: True)
+    for seed in range(1, 40):
+        run = simulate(seed, Strategy.SYNC)
+        if any("acknowledged and lost" in violation for violation in run.violations):
+            return
+    raise AssertionError("votes for shorter logs went unnoticed for 39 seeds")
