@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "BEHIND_ENTRIES",
     "FLUSH_INTERVAL_S",
     "IMPAIRED_S",
     "SWEEP_S",
@@ -17,6 +18,9 @@ UNDISPATCHED_MAX_BYTES = 8 << 20
 """The same for what is committed and not dispatched."""
 TICKET_DEADLINE_S = 3.0
 """Seconds after which a producer hears UNKNOWN."""
+BEHIND_ENTRIES = 64
+"""With more committed and not dispatched a replica lets others campaign first: a new leader looks through them before
+it takes anything, which lasts a second and more for a thousand."""
 SWEEP_S = 0.05
 """Seconds between two looks at whatever has a deadline."""
 FLUSH_INTERVAL_S = 0.5

@@ -16,6 +16,7 @@ from broker.replication.ha.master import Master
 from broker.replication.ha.rules import GroupRules
 from broker.replication.leading import Moved
 from broker.replication.limits import (
+    BEHIND_ENTRIES,
     TICKET_DEADLINE_S,
     UNCOMMITTED_MAX_BYTES,
     UNDISPATCHED_MAX_BYTES,
@@ -49,6 +50,11 @@ class Settling:
     def unsettled(self) -> bool:
         """Does a producer wait for an answer?"""
         return bool(self._tickets or self._master.tickets)
+
+    @property
+    def behind(self) -> bool:
+        """Is much committed that is not dispatched yet?"""
+        return self.commit - self._store.dispatched > BEHIND_ENTRIES
 
     def has_room(self, core: RaftCore) -> bool:
         """Is little enough uncommitted and undispatched to take more?"""

@@ -195,6 +195,8 @@ class GroupTurns:
             return
         self._next_sweep = now + SWEEP_S
         self.watch.look(self._running, now)
+        if self.core is not None:
+            self.core.behind = self.settling.behind
         self._mender.tick(now)
         self._sweep_master(now)
         if self.leading.ready and self.plain and not self.draining and self._nursery is not None:

@@ -46,6 +46,13 @@ log = logging.getLogger(__name__)
 MARKS_EVERY_S: Final = 1.0
 SNAPSHOT_EVERY_S: Final = 60.0
 SNAPSHOT_EVERY_BYTES: Final = 128 * 1024 * 1024
+SNAPSHOT_EVERY_ENTRIES: Final = 1_000
+"""A start replays what is behind the newest snapshot, a thousand entries in about a second: until then the replica is
+no good leader, and a process that dies again and again before its snapshot would have more to replay each time."""
+SNAPSHOT_REST_S: Final = 5.0
+"""Entries alone bring no snapshot sooner than this after the one before..."""
+SNAPSHOT_SHARE: Final = 20
+"""...nor sooner than so many times as long as that one took."""
 RETENTION_EVERY_S: Final = 10.0
 
 
@@ -59,6 +66,7 @@ class StoreConfig:
     strip_bytes: int = STRIP_BYTES
     snapshot_every_s: float = SNAPSHOT_EVERY_S
     snapshot_every_bytes: int = SNAPSHOT_EVERY_BYTES
+    snapshot_every_entries: int = SNAPSHOT_EVERY_ENTRIES
     retention: RetentionConfig = field(default_factory=RetentionConfig)
     cluster: str = ""
     group: str = ""
@@ -352,16 +360,24 @@ class MessageStore:
         await self.log.marks.put(**changes)
 
     async def run_snapshots(self) -> None:
-        """After so many bytes, or so long with changes."""
-        since = trio.current_time()
+        """After so many bytes or entries, or so long with changes."""
+        config = self.config
+        since = rested = trio.current_time()
         while True:
             await trio.sleep(MARKS_EVERY_S)
             grown = self.dispatched_end - self._snapshot_end
-            waited = trio.current_time() - since
-            due = grown >= self.config.snapshot_every_bytes or (grown and waited >= self.config.snapshot_every_s)
+            entries = self.dispatched - (self._snapshots[0] if self._snapshots else 0)
+            now = trio.current_time()
+            due = (
+                grown >= config.snapshot_every_bytes
+                or (entries >= config.snapshot_every_entries and now >= rested)
+                or (grown and now - since >= config.snapshot_every_s)
+            )
             if due and self.log.fault is None:
-                since = trio.current_time()
+                since = now
                 await self._try(self.snapshot, "snapshot not written")
+                ended = trio.current_time()
+                rested = ended + max(SNAPSHOT_REST_S, SNAPSHOT_SHARE * (ended - since))
 
     async def run_retention(self) -> None:
         """Remove what is old, or what the disk has no room for."""

@@ -3,6 +3,7 @@
 - PreVote (L1): ask at term + 1 without changing anything; only a quorum of pre-grants starts a real election.
 - Stickiness (L3): refused while a leader was heard within E; a transfer overrides. A pre-vote refused for this reason
   is asked again after H/2.
+- Who still has much to apply lets others go first for E, unless its log is the newer one.
 - Two pre-candidates that meet do not both go on: see `_yields_to`.
 - A candidate persists its term and own vote first: the requests ride on that write, with the durable end of its log,
   and its own vote counts when the write is done. A random nonce per round keeps late answers away from other rounds
@@ -147,6 +148,8 @@ class Election(Following):
             )
             if granted and self.role == Role.PRE_CANDIDATE and self._yields_to(request):
                 self._become_follower(self.term, NOBODY)
+            if self.behind and not (granted or sticky) and not self._is_up_to_date(request.last):
+                self._deadline_ms = self._clock_ms  # nobody can lead before this one, however much it has to apply
             return
         if request.term > self.term and not sticky:
             self._become_follower(request.term, NOBODY)

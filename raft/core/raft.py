@@ -169,7 +169,7 @@ class RaftCore(Election):
             self._contact_ms = None
             config = self.config
             soon = self._rng.randint(config.link_down_min_ms, config.link_down_max_ms)
-            self._deadline_ms = min(self._deadline_ms, self._clock_ms + soon)
+            self._deadline_ms = min(self._deadline_ms, self._clock_ms + soon + self._apply_delay_ms)
 
     def link_up(self, node: NodeId, now_ms: int) -> None:
         """Connected (again): what was in flight is lost, go on from what is known."""

@@ -45,7 +45,7 @@ __all__ = ["CoreState"]
 
 
 class CoreState:
-    """State, role changes, outbox. The driver may read what has no underscore, and write `retired` only."""
+    """State, role changes, outbox. The driver may read what has no underscore, and write `retired` and `behind`."""
 
     def __init__(
         self,
@@ -98,6 +98,9 @@ class CoreState:
         """Storage is stalled: no campaign until it recovers."""
         self.retired = False
         """Set by the driver: a peer told of a later membership without this replica. It does not campaign any more."""
+        self.behind = False
+        """Set by the driver: much of what is committed is not applied here yet. As leader it would keep everybody
+        waiting, so it lets others campaign first, for one election timeout."""
         self._no_space = False
         """Storage is full: no entries are taken until it recovers."""
 
@@ -202,6 +205,11 @@ class CoreState:
         """Draw a new timeout from [E, 2E) (L4), plus the delay of our rank."""
         timeout = self.config.election_ms
         self._deadline_ms = self._clock_ms + timeout + self._rng.randrange(timeout) + self._rank_delay_ms
+        self._deadline_ms += self._apply_delay_ms
+
+    @property
+    def _apply_delay_ms(self) -> int:
+        return self.config.election_ms if self.behind else 0
 
     def _note_rank(self) -> None:
         """Who is preferred campaigns first: rank x E/8, at most E/2."""

@@ -66,6 +66,12 @@ def test_a_route_counts_whatever_was_heard_before() -> None:
     assert view.leader == "a0:1"
     view.routed({1: "a0:1", 2: "a1:1"})
     assert view.leader == "a0:1", "no leader registered: the last known one is still the best guess"
+    view.routed({1: "a1:1", 2: "a2:1"})
+    assert view.leader is None, "it is gone itself"
+    assert view.targets(replicas=True) == ["a1:1", "a2:1"]
+    view.hinted("a2:1", 6)
+    view.routed({1: "a1:1", 2: "a2:1"})
+    assert view.leader == "a2:1", "it registers as leader in a moment"
 
 
 def test_name_server_addresses_come_in_several_shapes() -> None:

@@ -509,3 +509,22 @@ async def test_the_power_goes_at_every_step_of_sealing_and_snapshots() -> None:
                 hits = await writer.store.query_key(writer.tables.topics[b"A"], b"k", 0, 1 << 50, 100)
                 ends = map(writer.store.queues.next_offset, list(writer.store.queues.keys()))
                 assert len(hits) == sum(ends)
+
+
+@pytest.mark.trio
+async def test_a_process_that_dies_again_and_again_does_not_have_ever_more_to_replay(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """A minute never passes in one life; what was replayed counts for the next snapshot."""
+    fs = memory()
+    earlier: Writer | None = None
+    for _ in range(3):
+        async with open_store(fs, writer=earlier, snapshot_every_entries=20) as writer:
+            await (some(writer, 12) if earlier is None else some_more(writer, 12))
+            await trio.sleep(2)
+            assert writer.store.dispatched - writer.store.snapshots[0] < 20
+            fs.off = True
+            with pytest.raises(OSError, match="power"):
+                await fs.listdir("")
+        fs.crash(keep=1.0)
+        earlier = writer

@@ -204,7 +204,7 @@ class LaneDriver:
             return
         with anyio.move_on_after(ATTEMPT_S):
             await self._instance.routes.find_leader(self.group)
-        if self._link is link and self._view.leader not in (link.addr, None):
+        if self._link is link and self._view.leader not in (link.addr, None, *self._avoid):
             self._abandon(f"{link.addr} is silent, and {self._view.leader} leads by now")
 
     async def _connect(self) -> None:

@@ -4,7 +4,8 @@ A message is checked and encoded, gets a queue (`trimq.client.spread`), and join
 as soon as there is room (`trimq.client.in_hand`). The lanes do the rest (`trimq.client.lane` says how, and why nothing
 is stored twice). Choosing the queue:
 - sent before without a known outcome, or an explicit `queue=`: that queue, whatever happens,
-- `order_key`: by hash over all queues, as Java's SelectMessageQueueByHash does,
+- `order_key`: by hash over all queues, as Java's SelectMessageQueueByHash does;
+  the queues of a group that is gone for a moment are among them,
 - else the topic's current queue, which moves on with every request: one by one that is round robin, under load whole
   batches go to one queue. A group in trouble is passed over.
 

@@ -146,10 +146,10 @@ class GroupView:
     """The newest term that an answer of this group carried; 0 with brokers that know no terms."""
 
     def routed(self, addresses: Mapping[int, str]) -> None:
-        """A route named the group's replicas."""
+        """A route named the group's replicas: also whether one leads, and that the leader of before is gone."""
         self.addresses = dict(addresses)
         leader = addresses.get(LEADER_ID)
-        if leader is not None:
+        if leader is not None or self.leader not in addresses.values():
             self.leader = leader
 
     def hinted(self, leader: str, term: int) -> bool:

@@ -26,14 +26,31 @@ ROUTE_PATIENCE_S = 2.0
 PROVISIONAL_S = 60.0
 """How long a new topic's first sends may take to reach every group; until then its route may be incomplete."""
 
+KEYED_S = 60.0
+"""How long the queues of a replica group that left the route keep their order keys: longer than a restart takes. Then
+the group counts as given up, and its keys go to other queues."""
+
 
 class Spread:
     """The queues of one topic, and which of them takes the next message that may go anywhere."""
 
-    __slots__ = ("current", "index", "provisional_until", "queues", "sorted")
+    __slots__ = ("current", "index", "keyed", "keyed_until", "provisional_until", "queues", "sorted")
 
-    def __init__(self, queues: tuple[Queue, ...], *, start: int, provisional_until: float) -> None:
+    def __init__(
+        self,
+        queues: tuple[Queue, ...],
+        *,
+        start: int,
+        provisional_until: float = 0.0,
+        gone: tuple[Queue, ...] = (),
+        keyed_until: float = 0.0,
+    ) -> None:
         self.sorted = queues
+        self.keyed = tuple(sorted((*queues, *gone)))
+        """What order keys are mapped onto: also the queues of groups that are `gone` from the route for a moment. A key
+        that moved to another queue and back would lose its order."""
+        self.keyed_until = keyed_until if gone else 0.0
+        """Until then: 0 when no group is gone."""
         self.queues = interleave(queues)
         self.index = start % len(queues)
         self.current = self.queues[self.index]
@@ -52,17 +69,29 @@ class Spread:
 
     def choose(self, message: Message) -> Queue:
         """The queue of a message that may go anywhere, or where its order key says."""
-        return self.current if message.order_key is None else pick_by_key(self.sorted, message.order_key)
+        return self.current if message.order_key is None else pick_by_key(self._for_keys(), message.order_key)
 
     def within(self, message: Message, group: str) -> Queue:
         """The message's queue in this replica group."""
-        queues = tuple(queue for queue in self.sorted if queue.group == group)
+        queues = tuple(queue for queue in self._for_keys() if queue.group == group)
         if not queues:
             raise BadRequest(
                 f"the topic {message.topic!r} has no queue in the replica group {group}",
                 advice="an atomic send needs all its topics in one group",
             )
         return pick_by_key(queues, message.order_key or message.topic)
+
+    def _for_keys(self) -> tuple[Queue, ...]:
+        if self.keyed_until and anyio.current_time() >= self.keyed_until:
+            self.keyed, self.keyed_until = self.sorted, 0.0
+        return self.keyed
+
+    def renewed(self, queues: tuple[Queue, ...]) -> Spread:
+        """By another route."""
+        now = anyio.current_time()
+        there = {queue.group for queue in queues}
+        gone = tuple(queue for queue in self._for_keys() if queue.group not in there)
+        return Spread(queues, start=self.index, gone=gone, keyed_until=self.keyed_until or now + KEYED_S)
 
 
 class Spreads:
@@ -126,7 +155,7 @@ class Spreads:
             return
         if anyio.current_time() < spread.provisional_until and not spread.groups <= {queue.group for queue in queues}:
             return  # the topic is still being created, group by group
-        self.known[topic] = Spread(queues, start=spread.index, provisional_until=0.0)
+        self.known[topic] = spread.renewed(queues)
 
     def forget_topics(self) -> None:
         """Undo the wishes for fresh routes; part of closing."""

@@ -220,6 +220,7 @@ class Fuzz:
                 replica.core.link_down(node, replica.now_ms)
             else:
                 replica.core.link_up(node, replica.now_ms)
+            replica.core.behind = self.rng.random() < 0.3
             replica.turn()
 
     def _transfer(self) -> None:

@@ -237,6 +237,31 @@ def test_a_link_down_hint_brings_a_new_leader_in_a_fraction_of_the_timeout() -> 
         assert cluster["b"].now_ms - start <= 260
 
 
+def test_who_has_much_to_apply_lets_the_other_one_lead_but_not_with_an_older_log() -> None:
+    for seed in range(20):
+        cluster = Cluster("abc", seed=seed)
+        cluster.elect("a")
+        cluster.time(300)
+        cluster["a"].crash()
+        cluster["b"].core.behind = True
+        for node in "bc":
+            cluster[node].core.link_down("a", cluster[node].now_ms)
+        start = cluster["b"].now_ms
+        while cluster.leader() is None:
+            cluster.time(20)
+        assert cluster.leader() is cluster["c"]
+        assert cluster["b"].now_ms - start <= 260
+
+        cluster = Cluster(
+            "abc", logs={"a": seal_terms([1, 1]), "b": seal_terms([1, 1]), "c": seal_terms([1])}, seed=seed
+        )
+        cluster["a"].crash()
+        cluster["b"].core.behind = True
+        cluster["b"].core._reset_election_timer()
+        cluster.time(2_000 + cluster["b"].core.config.election_ms)
+        assert cluster.leader() is cluster["b"], "it has what the other one lacks"
+
+
 def test_a_pre_vote_refused_by_stickiness_is_repeated_soon_although_a_dead_voter_leaves_it_open() -> None:
     cluster = Cluster("abc")
     cluster.elect("a")
