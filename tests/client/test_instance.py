@@ -51,6 +51,36 @@ def test_a_server_that_does_not_answer_hello_is_not_used() -> None:
     run("trio", body)
 
 
+def test_who_waits_for_a_connection_that_fails_does_not_try_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine producers on a dead leader's address: one refusal, not nine in a row."""
+
+    async def body() -> None:
+        cluster = Cluster({"a": 1}, topics={"t": 1})
+        async with client_of(cluster) as mq:
+            links = mq.instance.links
+            tried: list[str] = []
+            failed: list[str] = []
+
+            async def channel(addr: str) -> None:
+                tried.append(addr)
+                await anyio.sleep(0.1)
+                raise Disconnected("refused")
+
+            async def get() -> None:
+                with pytest.raises(Disconnected, match="refused"):
+                    await links.get("dead:1")
+                failed.append("dead:1")
+
+            monkeypatch.setattr(links._remoting, "channel", channel)
+            for round_ in (1, 2):
+                async with anyio.create_task_group() as tasks:
+                    for _ in range(9):
+                        tasks.start_soon(get)
+                assert (len(tried), len(failed)) == (round_, 9 * round_)
+
+    run("trio", body)
+
+
 def test_calls_go_on_at_another_replica_when_the_leader_is_gone() -> None:
     async def body() -> None:
         cluster = Cluster({"a": 3}, topics={"t": 1})

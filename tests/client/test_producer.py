@@ -220,6 +220,29 @@ def test_a_forwarded_success_moves_the_lane_to_the_leader() -> None:
     run("trio", body)
 
 
+def test_a_replica_that_passed_it_on_to_a_leader_that_died_is_kept() -> None:
+    """It knows the next leader before anybody else; the dead one's address is only refused."""
+
+    async def body() -> None:
+        cluster = Cluster({"a": 3}, topics={"t": 4})
+        async with client_of(cluster) as mq, mq.producer() as producer:
+            await producer.send(message(0))
+
+            def unknown_once(group: Group, command: Command, header: SendHeader) -> Command | None:
+                cluster.judge = lambda group, command, header: None
+                group.elect("a2:1")
+                hint = {"leaderAddr": "a0:1", "leaderTerm": str(group.term - 1)}
+                return reply(command, ResponseCode.OUTCOME_UNKNOWN, ext=hint)
+
+            cluster.judge = unknown_once
+            cluster.kill("a0:1")
+            receipt = await producer.send(message(1))
+            assert [addr for addr, _, _ in cluster.sends[1:]] == ["a1:1", "a1:1"]
+            assert not receipt.duplicate
+
+    run("trio", body)
+
+
 def test_without_a_leader_a_send_ends_not_stored_at_the_callers_deadline() -> None:
     async def body() -> None:
         cluster = Cluster({"a": 3}, topics={"t": 4})

@@ -392,12 +392,15 @@ class LaneDriver:
             self._put_back(self.lane.repeat(request))
         if answer.code == ResponseCode.OUT_OF_SEQUENCE and request.attempts < ERROR_ATTEMPTS_MAX:
             return  # the order was broken by an earlier loss, which going back has mended
-        if self._view.leader not in (None, link.addr) or not at_once:
+        leader = self._view.leader
+        if answer.code == ResponseCode.OUTCOME_UNKNOWN and not at_once and leader not in (None, link.addr):
+            self._avoid.add(leader)  # this replica passed it on to a leader that died, and will know the next one first
+        elif leader not in (None, link.addr) or not at_once:
             self._link = None
+            if answer.code != ResponseCode.SYSTEM_BUSY and not at_once:
+                self._avoid.add(link.addr)
         if not at_once:
             self._pause_until = anyio.current_time() + self._backoff.next_s()
-            if answer.code != ResponseCode.SYSTEM_BUSY:
-                self._avoid.add(link.addr)
             self._in_trouble(error)
 
     def _refused_for_good(self, link: Link, request: Request, answer: Command) -> None:

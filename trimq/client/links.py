@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import anyio
 
@@ -45,6 +45,14 @@ class Link:
     """It can deliver at any time, or refuses to; Apache's before 5.0 overlook the wish and deliver at once."""
 
 
+@dataclass(slots=True)
+class _Greeting:
+    """A connection that is being made: its failure is that of all who wait for it, or each would try for himself."""
+
+    done: anyio.Event = field(default_factory=anyio.Event)
+    failure: str | None = None
+
+
 class Links:
     """One link per address, opened when first needed. `introduce` is called with each new one."""
 
@@ -53,7 +61,7 @@ class Links:
         self._client_id = client_id
         self._introduce = introduce
         self._links: dict[str, Link] = {}
-        self._greeting: dict[str, anyio.Event] = {}
+        self._greeting: dict[str, _Greeting] = {}
         self._pinged: dict[str, float] = {}
         """Address to the time of a ping that has no answer yet."""
 
@@ -76,10 +84,12 @@ class Links:
             greeting = self._greeting.get(addr)
             if greeting is None:
                 return await self._greet(addr)
-            await greeting.wait()
+            await greeting.done.wait()
+            if greeting.failure is not None:
+                raise Disconnected(greeting.failure)
 
     async def _greet(self, addr: str) -> Link:
-        done = self._greeting[addr] = anyio.Event()
+        greeting = self._greeting[addr] = _Greeting()
         try:
             channel = await self._remoting.channel(addr)
             hello = Command(code=RequestCode.HELLO, body=Hello.ours(self._client_id).to_json())
@@ -93,9 +103,12 @@ class Links:
             link = self._links[addr] = Link(addr, channel, ours, ours or answer.version >= VERSION_5)
             self._introduce(link)
             return link
+        except Disconnected as error:
+            greeting.failure = error.message
+            raise
         finally:
             del self._greeting[addr]
-            done.set()
+            greeting.done.set()
 
     async def run(self) -> None:
         """Close connections that have gone silent, so that whoever waits on them goes elsewhere; until cancelled."""
