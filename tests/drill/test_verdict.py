@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trimq.drill.history import History, Outcome, QueueId, Stored, Value, make_body, read_body
-from trimq.drill.verdict import Verdict, judge, percentiles
+from trimq.drill.verdict import Verdict, _before_blow_ms, judge, percentiles
 
 QUEUE = QueueId("t", "broker-a", 0)
 OTHER = QueueId("t", "broker-a", 1)
@@ -100,3 +100,13 @@ def test_exit_status_names_violation_before_invalidity() -> None:
     assert Verdict(rounds=2, rounds_hit=2).exit_status == 0
     assert Verdict(rounds=2, rounds_hit=1).exit_status == 2
     assert Verdict(rounds=2, rounds_hit=1, lost=1).exit_status == 1
+
+
+def test_the_loss_window_counts_to_the_blow_that_lost_the_message() -> None:
+    history, value, late = History(), Value(1, 0), Value(1, 1)
+    history.blows_at = [10.0, 14.0]
+    history.acked_at = {value: 9.8, late: 10.02}
+    assert _before_blow_ms(history, value) == 200.0
+    assert _before_blow_ms(history, late) == 0.0, "the victim's last answer, taken in behind the blow"
+    history.acked_at[late] = 10.5
+    assert _before_blow_ms(history, late) == 3500.0

@@ -6,6 +6,7 @@ and the owners of all queue locks are compared. A campaign sets TRIMQ_DRILL_ROUN
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 from contextlib import AsyncExitStack
@@ -142,12 +143,17 @@ class Drill:
                 await trio.sleep(1 / RATE)
 
     async def _settled(self) -> None:
-        """Every queue has exactly one owner among the members."""
+        """Every member has its share.
+
+        That every queue has an owner is not enough: who joined last may have taken what one gave up, before the others
+        have heard of it and give up theirs.
+        """
+        members = sorted(self.members, key=lambda member: member.name)
+        each, more = divmod(QUEUES, len(members))
+        ends = [0, *itertools.accumulate(each + (number < more) for number in range(len(members)))]
+        shares = [list(range(*share)) for share in itertools.pairwise(ends)]
         with trio.fail_after(30):
-            while True:
-                owned = [queue for member in self.members for queue in member.queues]
-                if len(owned) == len(set(owned)) == QUEUES:
-                    return
+            while [sorted(queue.id for queue in member.queues) for member in members] != shares:  # noqa: ASYNC110
                 await trio.sleep(0.05)
 
     async def _owners(self) -> dict[str, list[trimq.Queue]]:

@@ -21,6 +21,9 @@ from typing import Any
 
 from trimq.drill.history import History, Outcome, QueueId, Stored, Value
 
+STILL_ARRIVES_S = 0.05
+"""So long after a blow the victim's last answers are taken in; no other node answers so soon."""
+
 
 @dataclass(slots=True)
 class Verdict:
@@ -74,8 +77,10 @@ _EXAMPLES_MAX = 10
 
 
 def _before_blow_ms(history: History, value: Value) -> float:
-    """How long before the next blow a value was acknowledged."""
+    """How long before the blow that lost it a value was acknowledged; 0 where the answer came in behind it."""
     at = history.acked_at.get(value, 0.0)
+    if any(0 <= at - blow <= STILL_ARRIVES_S for blow in history.blows_at):
+        return 0.0
     return round(min((blow - at for blow in history.blows_at if blow >= at), default=0.0) * 1000, 1)
 
 
