@@ -173,8 +173,7 @@ class GroupTurns:
         core = self._running.core
         assert core is not None, "commit moves in a core"
         self.settling.committed(core, last, self.standing.hint)
-        entry = core.entry_id(last)
-        if not self.trust.whole and self._nursery is not None and entry is not None and entry.term == core.term:
+        if not self.trust.whole and core.log.term_at(last) == core.term and self._nursery is not None:
             self._nursery.start_soon(self.trust.prove())
 
     def acknowledged(self, last: int) -> None:

@@ -50,4 +50,4 @@ async def last_life(fs: FileSystem, boot_id: str) -> LastLife:
 
 async def note_life(fs: FileSystem, boot_id: str, belief: Belief) -> None:
     """Remember this life for the next start; durable on return. Raises OSError."""
-    await write_whole(fs, BOOT_PATH, [f"{boot_id}\n{belief.value}".encode() if belief.value else boot_id.encode()])
+    await write_whole(fs, BOOT_PATH, [f"{boot_id}\n{belief.value}".encode()])

@@ -7,36 +7,58 @@ import trio
 from trio.testing import MockClock
 
 from trimq import Message, Queue
+from trimq.client.route import GroupRoute, Route
 from trimq.client.spread import KEYED_S, Spread
 
 pytestmark = pytest.mark.trio
 
 KEYS = [f"k{number}" for number in range(40)]
-A = tuple(Queue("T", "broker-a", number) for number in range(4))
-B = tuple(Queue("T", "broker-b", number) for number in range(4))
+READ, READ_WRITE = 4, 6
+
+
+def route(**groups: int | tuple[int, int]) -> Route:
+    """Group (`a` is broker-a) to its number of queues, or to that and its permission."""
+    listed = []
+    for name, said in groups.items():
+        count, perm = said if isinstance(said, tuple) else (said, READ_WRITE)
+        listed.append(GroupRoute(f"broker-{name}", "C", {0: f"{name}:1"}, count, count, perm))
+    return Route("T", tuple(listed))
 
 
 def chosen(spread: Spread) -> list[Queue]:
     return [spread.choose(Message(topic="T", body=b"x", order_key=key)) for key in KEYS]
 
 
+def queues(group: str, count: int) -> set[Queue]:
+    return {Queue("T", group, number) for number in range(count)}
+
+
+def whole() -> Spread:
+    return Spread(route(a=4, b=4).write_queues, start=0)
+
+
 async def test_a_group_that_is_gone_for_a_moment_keeps_its_keys(autojump_clock: MockClock) -> None:
     """All replicas of a group restart: the name server has dropped it meanwhile."""
-    whole = Spread((*A, *B), start=0)
-    before = chosen(whole)
-    assert set(before) == {*A, *B}
-    short = whole.renewed(A)
+    before = chosen(whole())
+    assert set(before) == queues("broker-a", 4) | queues("broker-b", 4)
+    short = whole().renewed(route(a=4))
     assert chosen(short) == before
     assert {queue.group for queue in short.queues} == {"broker-a"}, "what may go anywhere does not wait"
     await trio.sleep(KEYED_S - 1)
-    assert chosen(short.renewed((*A, *B))) == before
-    assert chosen(short.renewed(A[:2])) != before, "the queues of a group that is there are what it says"
+    assert chosen(short.renewed(route(a=4, b=4))) == before
+    assert chosen(short.renewed(route(a=2))) != before, "the queues of a group that is there are what it says"
 
 
 async def test_a_group_that_stays_away_loses_its_keys(autojump_clock: MockClock) -> None:
-    whole = Spread((*A, *B), start=0)
-    short = whole.renewed(A)
+    short = whole().renewed(route(a=4))
     await trio.sleep(KEYED_S / 2)
-    short = short.renewed(A[:3])
+    short = short.renewed(route(a=3))
     await trio.sleep(KEYED_S / 2)
-    assert set(chosen(short)) == set(A[:3])
+    assert set(chosen(short)) == queues("broker-a", 3)
+
+
+async def test_a_group_that_takes_no_writes_any_more_loses_its_keys_at_once(autojump_clock: MockClock) -> None:
+    """An operator wiped its permission: sends there would be refused for good."""
+    assert set(chosen(whole().renewed(route(a=4, b=(4, READ))))) == queues("broker-a", 4)
+    gone = whole().renewed(route(a=4))
+    assert set(chosen(gone.renewed(route(a=4, b=(4, READ))))) == queues("broker-a", 4)

@@ -86,12 +86,12 @@ class Spread:
             self.keyed, self.keyed_until = self.sorted, 0.0
         return self.keyed
 
-    def renewed(self, queues: tuple[Queue, ...]) -> Spread:
-        """By another route."""
-        now = anyio.current_time()
-        there = {queue.group for queue in queues}
+    def renewed(self, route: Route) -> Spread:
+        """By another route. A group that it lists, but not for writing, is not gone: somebody decided that."""
+        there = {group.name for group in route.groups}
         gone = tuple(queue for queue in self._for_keys() if queue.group not in there)
-        return Spread(queues, start=self.index, gone=gone, keyed_until=self.keyed_until or now + KEYED_S)
+        until = self.keyed_until or anyio.current_time() + KEYED_S
+        return Spread(route.write_queues, start=self.index, gone=gone, keyed_until=until)
 
 
 class Spreads:
@@ -155,7 +155,7 @@ class Spreads:
             return
         if anyio.current_time() < spread.provisional_until and not spread.groups <= {queue.group for queue in queues}:
             return  # the topic is still being created, group by group
-        self.known[topic] = spread.renewed(queues)
+        self.known[topic] = spread.renewed(route)
 
     def forget_topics(self) -> None:
         """Undo the wishes for fresh routes; part of closing."""

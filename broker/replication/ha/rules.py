@@ -217,8 +217,7 @@ class GroupRules(Rules):
 
     def _enough(self, core: CoreState, membership: Membership, granted: Sequence[NodeId]) -> bool:
         detail = detail_of(membership)
-        resumes = detail.master == core.id and core.campaign is Campaign.ELECTION
-        if detail.strategy != SYNC and resumes:
+        if detail.strategy != SYNC and detail.master == core.id and core.campaign is Campaign.ELECTION:
             return True
         alone = len(membership.voters) == 1  # what it lost nobody has
         own = self.belief is not Belief.DOUBTED or detail.flush_sync or alone

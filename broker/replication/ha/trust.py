@@ -2,7 +2,8 @@
 
 Under ASYNC_FLUSH a replica acknowledges what is written, and only the life of the machine tells whether it is still
 there after a stop that was not clean. The doubt stays, over restarts, until a leader has committed an entry of its own
-term here: that leader was elected with everything that was acknowledged, and this log agrees with its log up to there.
+term here: that leader had all that was acknowledged (or somebody ordered it to go on without), and this log agrees
+with its log up to there.
 """
 
 from __future__ import annotations
