@@ -49,10 +49,9 @@ SNAPSHOT_EVERY_BYTES: Final = 128 * 1024 * 1024
 SNAPSHOT_EVERY_ENTRIES: Final = 1_000
 """A start replays what is behind the newest snapshot, a thousand entries in about a second: until then the replica is
 no good leader, and a process that dies again and again before its snapshot would have more to replay each time."""
-SNAPSHOT_REST_S: Final = 5.0
-"""Entries alone bring no snapshot sooner than this after the one before..."""
-SNAPSHOT_SHARE: Final = 20
-"""...nor sooner than so many times as long as that one took."""
+SNAPSHOT_PAUSE_S: Final = 5.0
+"""Entries alone bring the second snapshot of a process no sooner than this after the first. Then the pause doubles, up
+to `snapshot_every_s`: a process that has lived for a while pays for its snapshots once a minute."""
 RETENTION_EVERY_S: Final = 10.0
 
 
@@ -363,6 +362,7 @@ class MessageStore:
         """After so many bytes or entries, or so long with changes."""
         config = self.config
         since = rested = trio.current_time()
+        pause = SNAPSHOT_PAUSE_S
         while True:
             await trio.sleep(MARKS_EVERY_S)
             grown = self.dispatched_end - self._snapshot_end
@@ -376,8 +376,8 @@ class MessageStore:
             if due and self.log.fault is None:
                 since = now
                 await self._try(self.snapshot, "snapshot not written")
-                ended = trio.current_time()
-                rested = ended + max(SNAPSHOT_REST_S, SNAPSHOT_SHARE * (ended - since))
+                rested = trio.current_time() + pause
+                pause = min(2 * pause, config.snapshot_every_s)
 
     async def run_retention(self) -> None:
         """Remove what is old, or what the disk has no room for."""
