@@ -17,10 +17,11 @@ from trimq.client.model import Filter, Queue, Sql
 from trimq.client.route import PERM_READ, PERM_WRITE
 from trimq.client.timing import deadline_for
 from trimq.errors import BadRequest, Disconnected
+from trimq.message.record import unpack_records
 from trimq.wire.body.consumer_list import CheckClientRequest, ConsumerIdList
 from trimq.wire.body.heartbeat import RawSubscription
 from trimq.wire.body.lock import MQ, LockRequest, LockResponse
-from trimq.wire.codes import RequestCode, ResponseCode
+from trimq.wire.codes import VERSION_5, RequestCode, ResponseCode
 from trimq.wire.command import Command
 from trimq.wire.headers.admin import CreateTopicHeader
 from trimq.wire.headers.client import ConsumerListHeader
@@ -35,7 +36,10 @@ from trimq.wire.headers.offset import (
 from trimq.wire.headers.pull import PullFlag, PullHeader, PullResponse
 from trimq.wire.headers.send import SendBackHeader
 
-__all__ = ["BrokerApi", "Pulled"]
+__all__ = ["ANONYMOUS", "BrokerApi", "Pulled"]
+
+ANONYMOUS = "TRIMQ_PULL"
+"""The consumer group named in pulls of whoever reads without one; it never commits."""
 
 PULL_MARGIN_S = 5.0
 """How much longer than its hold time a pull may take before its connection counts as dead."""
@@ -118,7 +122,28 @@ class BrokerApi:
         """The first message stored at or after a time; the end when there is none."""
         header = SearchOffsetHeader(topic=queue.topic, queue_id=queue.id, timestamp=when_ms, bname=queue.group)
         answer = await self._ask(queue.group, RequestCode.SEARCH_OFFSET_BY_TIMESTAMP, header.to_ext())
-        return OffsetResponse.from_ext(answer.ext).offset
+        offset = OffsetResponse.from_ext(answer.ext).offset
+        if answer.version < VERSION_5 and await self._stored_before(queue, offset, when_ms):
+            return offset + 1  # Apache's brokers before 5.0 give the message nearest to the time
+        return offset
+
+    async def _stored_before(self, queue: Queue, offset: int, when_ms: int) -> bool:
+        header = PullHeader(
+            consumer_group=ANONYMOUS,
+            topic=queue.topic,
+            queue_id=queue.id,
+            queue_offset=offset,
+            max_msg_nums=1,
+            sys_flag=int(PullFlag.SUBSCRIPTION),
+            commit_offset=0,
+            subscription="*",
+            bname=queue.group,
+        )
+        command = Command(code=RequestCode.PULL_MESSAGE, ext=header.to_ext())
+        answer = await self._instance.call(queue.group, command)
+        if answer.code not in _PULL_ANSWERS:
+            raise refusal(answer, queue.group)
+        return answer.code == ResponseCode.SUCCESS and unpack_records(answer.body)[0].store_ms < when_ms
 
     # Consumer groups
 

@@ -19,7 +19,7 @@ import anyio
 import anyio.abc
 
 from trimq.client.background import open_background
-from trimq.client.broker_api import BrokerApi
+from trimq.client.broker_api import ANONYMOUS, BrokerApi
 from trimq.client.incoming import decode_records
 from trimq.client.instance import Instance
 from trimq.client.model import EVERYTHING, Batch, Filter, Position, Queue, Start, to_ms
@@ -35,9 +35,6 @@ from trimq.wire.codes import ResponseCode
 __all__ = ["PullConsumer", "open_pull_consumer"]
 
 log = logging.getLogger(__name__)
-
-ANONYMOUS = "TRIMQ_PULL"
-"""The consumer group named in pulls of a consumer without one; it never commits."""
 
 READ_AHEAD = 256
 """Messages that `assign` reads ahead per queue."""

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from trimq.client.broker_api import BrokerApi
+from trimq.client.broker_api import ANONYMOUS, BrokerApi
 from trimq.client.model import Batch, Filter, Position, Queue, Sql, Tag, to_ms
 from trimq.client.positions import resolve
 from trimq.client.received import Received
@@ -66,7 +66,7 @@ async def _narrowed(api: BrokerApi, queues: Sequence[Queue], wanted: Filter, key
     narrow = keyed(wanted, key)
     for queue in {queue.group: queue for queue in queues}.values():
         try:
-            await api.check_filter("TRIMQ_PULL", queue.group, queue.topic, narrow)
+            await api.check_filter(ANONYMOUS, queue.group, queue.topic, narrow)
         except BadRequest:
             if isinstance(wanted, Tag):
                 return wanted
