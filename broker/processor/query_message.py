@@ -1,4 +1,9 @@
-"""Finding messages: by key (12) and by position in the log (33). Any replica answers from what it has dispatched."""
+"""Finding messages: by key (12) and by position in the log (33). Any replica answers from what it has dispatched.
+
+A message is stored at the same position on every replica, so an answer names the leader of now as its store host and
+not the one that stored it: RocketMQ's tools send what they ask next of a message to that address, and look for it
+among the masters (`queryMsgByUniqueKey` would say after any failover that nobody has consumed it).
+"""
 
 from __future__ import annotations
 
@@ -10,9 +15,10 @@ from broker.metadata.state import GroupState
 from broker.processor.request import Refused, Request
 from broker.replication.base import NotLeader, Replicator
 from broker.store.errors import StoreError
-from trimq.errors import RecordError
+from trimq.errors import BadRequest, RecordError
 from trimq.message import properties
-from trimq.message.record import Record, unpack_record
+from trimq.message.ids import host_bytes
+from trimq.message.record import Record, unpack_record, with_store_host
 from trimq.wire.codes import ResponseCode
 from trimq.wire.headers.query import QueryMessageHeader, QueryMessageResponse, ViewMessageHeader
 
@@ -53,7 +59,7 @@ class QueryProcessor:
         return request.success(body=found[0])
 
     async def query(self, request: Request) -> bytes:
-        """Code 12: messages with a key, newest first, as stored."""
+        """Code 12: messages with a key, newest first."""
         self._check()
         header = QueryMessageHeader.from_ext(request.ext)
         topic = self._state.topics.get(header.topic.encode())
@@ -94,8 +100,17 @@ class QueryProcessor:
             return None
         try:
             raw = bytes(await self._store.read_record(position))
-            return raw, unpack_record(raw)
+            record = unpack_record(raw)
         except (RecordError, StoreError, OSError):
+            return None
+        host = self._leader_host()
+        return (raw if host is None else with_store_host(raw, host)), record
+
+    def _leader_host(self) -> bytes | None:
+        """Where tools reach this group's leader; None when nobody is known, or only by a host name."""
+        try:
+            return host_bytes(self._replicator.leader.addr)
+        except BadRequest:
             return None
 
 

@@ -14,6 +14,7 @@ from trimq.wire.body.consumer_list import ConsumerIdList
 from trimq.wire.codes import RequestCode, ResponseCode
 from trimq.wire.headers.client import ConsumerListHeader
 from trimq.wire.headers.offset import GetMaxOffsetHeader, QueryOffsetHeader, UpdateOffsetHeader
+from trimq.wire.headers.query import QueryMessageHeader, ViewMessageHeader
 
 pytestmark = pytest.mark.trio
 
@@ -95,6 +96,30 @@ async def test_a_killed_leader_is_replaced_and_nothing_acknowledged_is_lost(auto
         await until(lambda: leader.replica().store.dispatched == successor.replica().store.dispatched)
         async with open_user(cluster.world, leader.replica().address) as user:
             assert [m.body for m in await drained(user, "T", 0, 51)] == found
+
+
+async def test_a_message_that_is_looked_up_names_the_leader_of_now(autojump_clock: MockClock) -> None:
+    """mqadmin looks for the store host among the masters, and asks what it asks next there."""
+    async with open_cluster() as cluster:
+        leader = await cluster.ready()
+        stored_at = leader.replica().address
+        async with open_user(cluster.world, stored_at) as user:
+            assert (await user.send("T", b"0", props={"UNIQ_KEY": "U0"})).code == ResponseCode.SUCCESS
+        await leader.kill()
+        successor = await cluster.ready()
+        follower = cluster.followers()[0]
+        await until(lambda: follower.replica().store.dispatched == successor.replica().store.dispatched)
+        by_key = QueryMessageHeader(
+            topic="T", key="U0", max_num=1, begin_timestamp=0, end_timestamp=1 << 62, unique_key=True
+        )
+        for node in (successor, follower):
+            async with open_user(cluster.world, node.replica().address) as user:
+                (message,) = messages(await user.ask(RequestCode.QUERY_MESSAGE, by_key.to_ext()))
+                by_place = ViewMessageHeader(offset=message.position).to_ext()
+                (same,) = messages(await user.ask(RequestCode.VIEW_MESSAGE_BY_ID, by_place))
+                assert message.store_address == same.store_address == successor.replica().address
+                (pulled,) = messages(await user.pull("T", 0, 0))
+                assert pulled.store_address == stored_at, "as it lies in the log"
 
 
 async def test_a_send_during_an_election_is_parked_and_then_stored(autojump_clock: MockClock) -> None:

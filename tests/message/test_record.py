@@ -20,6 +20,7 @@ from trimq.message.record import (
     record_size,
     unpack_record,
     unpack_records,
+    with_store_host,
 )
 from trimq.message.sysflag import BORN_HOST_V6, STORE_HOST_V6, with_hosts
 
@@ -177,6 +178,15 @@ def test_host_bits_follow_the_addresses() -> None:
     record = unpack_record(packed(sys_flag=0x301, born_host=v6))
     assert (record.sys_flag, record.born_host) == (0x301 | BORN_HOST_V6, v6)
     assert unpack_record(packed(store_host=v6)).sys_flag == STORE_HOST_V6
+
+
+@pytest.mark.parametrize("born_host", [bytes(8), bytes(20)])
+@pytest.mark.parametrize("size", [8, 20])
+def test_another_store_host_changes_nothing_else(born_host: bytes, size: int) -> None:
+    raw = packed(born_host=born_host, store_host=bytes(size))
+    other = bytes(range(1, size + 1))
+    assert with_store_host(raw, other) == packed(born_host=born_host, store_host=other)
+    assert with_store_host(raw, bytes(28 - size)) == raw, "there is no room for one of another size"
 
 
 def test_what_a_record_cannot_hold_is_refused_before_packing() -> None:

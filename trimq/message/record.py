@@ -48,6 +48,7 @@ __all__ = [
     "record_size",
     "unpack_record",
     "unpack_records",
+    "with_store_host",
 ]
 
 Buffer = bytes | bytearray | memoryview
@@ -59,6 +60,8 @@ MIN_RECORD_BYTES: Final = 91
 """IPv4 hosts, empty body, topic and properties."""
 _FIXED_BYTES: Final = 88
 """Up to and including the body length, with IPv4 hosts."""
+_STORE_HOST_AT: Final = 64
+"""With an IPv4 birth host."""
 _CRC_MASK: Final = 0x7FFFFFFF
 _MAX_PROPERTIES: Final = 32767
 
@@ -287,6 +290,15 @@ def properties_of(buf: Buffer, at: int = 0) -> bytes:
         raise RecordError(f"record of {size} bytes at {at}, but only {len(buf) - at} are there")
     _, props_at = _tail(buf, at, size, magic, topic_word_at)
     return bytes(buf[props_at : at + size])
+
+
+def with_store_host(raw: bytes, host: bytes) -> bytes:
+    """A stored record with another store host, 8 or 20 bytes; as it is when its own has another size."""
+    sys_flag = _HEAD.unpack_from(raw)[5]
+    host_at = _STORE_HOST_AT + (12 if sys_flag & BORN_HOST_V6 else 0)
+    if len(host) != (20 if sys_flag & STORE_HOST_V6 else 8):
+        return raw
+    return raw[:host_at] + host + raw[host_at + len(host) :]
 
 
 def unpack_records(buf: Buffer, *, check_body: bool = True) -> list[Record]:
