@@ -82,7 +82,8 @@ class At:
                 await self.until_stored(lambda message=message: self.producer.send(message))  # type: ignore[misc]
 
     async def found(self, count: int, *, lost: int | None = None) -> Found:
-        """What was sent against what stands in the queues."""
+        """What was sent against what stands in the queues, those of a broker that is coming back too."""
+        await trio.to_thread.run_sync(self.servers.wait_ready)
         there = await trio.to_thread.run_sync(stored, self.servers.namesrv, self.topic)
         found = Found(messages=count, errors=self.errors)
         compare(found, set(bodies(count)), there)
