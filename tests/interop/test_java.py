@@ -261,7 +261,7 @@ def sql(at: Bench) -> Found:
 def retries(at: Bench) -> Found:
     count, topic = 40, at.topic("retries")
     consumer = at.java.start(
-        "push", topic=topic, group=f"{topic}-readers", count=count, seconds=5, linger_ms=9000, later=1
+        "push", topic=topic, group=f"{topic}-readers", count=count, attempts=2, seconds=90, later=1
     )
     consumer.until("started", 30)
     at.send(topic, bodies(count))
@@ -278,7 +278,7 @@ def dead_letters(at: Bench) -> Found:
     count, topic = 30, at.topic("dead")
     group = f"{topic}-readers"
     consumer = at.java.start(
-        "push", topic=topic, group=group, count=count, seconds=5, linger_ms=12_000, later=99, max_times=1
+        "push", topic=topic, group=group, count=count, attempts=2, seconds=90, linger_ms=3000, later=99, max_times=1
     )
     consumer.until("started", 30)
     at.send(topic, bodies(count))

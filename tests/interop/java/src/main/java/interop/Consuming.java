@@ -18,15 +18,18 @@ import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
 import org.apache.rocketmq.common.message.MessageExt;
 import org.apache.rocketmq.common.message.MessageQueue;
 
-/** Consumers: each prints every message it was given and ends after COUNT distinct ones, or SECONDS. */
+/** Consumers: each prints every message it was given and ends after COUNT distinct ones, or SECONDS. With ATTEMPTS, a
+    message counts once it came so often. */
 final class Consuming {
     private final Set<String> seen = ConcurrentHashMap.newKeySet();
     private final CountDownLatch enough = new CountDownLatch(1);
     private final int count;
+    private final int attempts;
     private int deliveries;
 
     private Consuming(Options options) {
         count = options.number("count", 1);
+        attempts = options.number("attempts", 1);
     }
 
     private synchronized void got(MessageExt message, MessageQueue queue) {
@@ -36,7 +39,9 @@ final class Consuming {
             "offset", message.getQueueOffset(), "tag", message.getTags(), "times", message.getReconsumeTimes(),
             "born", message.getBornTimestamp(), "at", System.currentTimeMillis(),
             "due", String.valueOf(message.getUserProperty("due")), "id", message.getMsgId());
-        seen.add(body);
+        if (message.getReconsumeTimes() >= attempts - 1) {
+            seen.add(body);
+        }
         if (seen.size() >= count) {
             enough.countDown();
         }
@@ -49,7 +54,7 @@ final class Consuming {
     }
 
     /**
-     * `push topic= group= count= seconds= [tags=|sql=] [orderly=1] [model=broadcast] [later=N]
+     * `push topic= group= count= seconds= [attempts=N] [tags=|sql=] [orderly=1] [model=broadcast] [later=N]
      * [from=first]`: a push consumer; the first N deliveries of each message are answered RECONSUME_LATER.
      */
     static void push(Options options) throws Exception {
