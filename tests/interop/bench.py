@@ -49,13 +49,17 @@ class Killer:
         self._cluster = cluster
         self._back: list[threading.Thread] = []
         self.kills = 0
+        self.led = 0
+        """Replica groups that the node killed last was leading."""
 
     def kill(self) -> None:
         """kill -9 the node that leads the next group in turn; it comes back by itself."""
         self.healed()
         group = self._cluster.groups[self.kills % len(self._cluster.groups)]
-        leader = query(self._cluster)[group].leader
+        leaders = {name: found.leader for name, found in query(self._cluster).items()}
+        leader = leaders[group]
         assert leader is not None
+        self.led = list(leaders.values()).count(leader)
         self._cluster.kill(leader)
         self.kills += 1
         thread = threading.Thread(target=self._return, args=(leader,))

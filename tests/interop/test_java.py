@@ -80,7 +80,9 @@ def sending(mode: str, count: int) -> Callable[[Bench], Found]:
         found.expect(not wrong, f"{len(wrong)} messages with other keys or tags than sent")
         if mode == "oneway" and found.lost:
             found.notes.append(f"{found.lost} lost: a oneway send is not acknowledged")
-            found.expect(found.lost < count // 4, "more oneway messages lost than one leader held")
+            # What it sends to those groups until it hears of the next leader, in its own time; and what was under way.
+            held = count // 2 * at.killer.led // len(at.cluster.groups) + count // 12
+            found.expect(found.lost <= held, f"more oneway messages lost than the dead leader was sent: {held}")
             found.lost = 0
         if mode == "ordered":
             found.expect(_in_order(there), "messages of one key are not in order")
