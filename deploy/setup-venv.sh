@@ -37,12 +37,13 @@ compile_sources() {
   (cd "$1" && .venv/bin/python -m compileall -q broker raft namesrv trimq) || true
 }
 
-# The stamp holds what was installed: a changed pyproject.toml or an upgrade to "dev" installs again.
+# The stamp holds what was installed: an upgrade to "dev", and a change of pyproject.toml, setup.py or the compiled module,
+# install again.
 setup_venv() {
   local want=${1:-run} root venv stamp sum
   root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
   venv="$root/.venv" stamp="$root/.venv/.trimq-installed"
-  sum="$(cksum < "$root/pyproject.toml") $root"
+  sum="$(cat "$root/pyproject.toml" "$root/setup.py" "$root"/trimq/message/_fast.pyx | cksum) $root"
   if [ -x "$venv/bin/python" ] && [ -f "$stamp" ]; then
     if [ "$(cat "$stamp")" = "$sum dev" ] || [ "$(cat "$stamp")" = "$sum $want" ]; then
       compile_sources "$root"
@@ -64,6 +65,8 @@ setup_venv() {
   else
     (cd "$root" && "$venv/bin/python" -m pip install -qq --disable-pip-version-check --editable .) || return 1
   fi
+  "$venv/bin/python" -c 'import trimq.message._fast' 2>/dev/null ||
+    echo "No C compiler, or no headers of Python, on this machine: trimq runs without its compiled loops, slower." >&2
   compile_sources "$root"
   printf '%s\n' "$sum $want" > "$stamp"
 }

@@ -14,9 +14,20 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping
 from hashlib import blake2b
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["COUNT_MAX", "PERIOD_MS", "IdWindow", "id_key"]
+if TYPE_CHECKING:
+    from broker.store.columns import Columns
+    from trimq.message.record import Buffer
+
+try:
+    from trimq.message._fast import enter_ids
+except ImportError:  # installed without a compiler
+    _fast_enter = None
+else:
+    _fast_enter = enter_ids
+
+__all__ = ["COUNT_MAX", "PERIOD_MS", "IdWindow", "enter_carefully", "id_key"]
 
 PERIOD_MS = 30_000
 COUNT_MAX = 131_072
@@ -26,6 +37,15 @@ def id_key(topic: bytes, uniq_key: bytes, reconsume_times: int) -> int:
     """The 64-bit key of a message. NUL separates: it stands in no topic name."""
     text = b"%b\0%b\0%d" % (topic, uniq_key, reconsume_times)
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "big")
+
+
+def enter_carefully(fresh: dict[int, int], found: Columns, covered: Buffer) -> None:
+    """What `enter_ids` does where it is not compiled."""
+    for topic, uniq, again, position, mark in zip(
+        found.topics, found.uniques, found.reconsumes, found.positions, covered, strict=True
+    ):
+        if uniq and not mark:
+            fresh[id_key(topic, uniq, again)] = position
 
 
 class IdWindow:
@@ -66,6 +86,13 @@ class IdWindow:
     def enter(self, key: int, position: int) -> None:
         """The newest record of a key counts: it is the one that a repeat would repeat."""
         self._fresh[key] = position
+
+    def enter_all(self, found: Columns, covered: Buffer) -> None:
+        """Enter an entry's records that have an id and no mark in `covered`, which has one byte each."""
+        if _fast_enter is None:
+            enter_carefully(self._fresh, found, covered)
+            return
+        _fast_enter(self._fresh, found.topics, found.uniques, found.reconsumes, found.positions, covered, id_key)
 
     def flat(self) -> dict[str, Any]:
         return {"fresh": dict(self._fresh), "old": dict(self._old), "turned": self._turned_ms}

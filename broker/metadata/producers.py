@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import enum
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 __all__ = [
@@ -118,7 +118,7 @@ def advance(state: ProducerState | None, epoch: int, run: Run, floor: int) -> Pr
     return ProducerState(state.epoch, end, floor, (*runs[keep:], run))
 
 
-def pack_positions(positions: list[int]) -> bytes:
+def pack_positions(positions: Sequence[int]) -> bytes:
     """Positions behind the first one of a run, 8 bytes each."""
     return struct.pack(f">{len(positions)}Q", *positions) if positions else b""
 

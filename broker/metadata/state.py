@@ -20,7 +20,7 @@ import cbor2
 
 from broker.metadata import ops
 from broker.metadata.groups import Groups
-from broker.metadata.id_window import COUNT_MAX, PERIOD_MS, IdWindow, id_key
+from broker.metadata.id_window import COUNT_MAX, PERIOD_MS, IdWindow
 from broker.metadata.locks import Locks
 from broker.metadata.members import Members
 from broker.metadata.membership import MembershipView, decode_membership
@@ -33,6 +33,7 @@ from broker.metadata.tables import Applied
 from broker.metadata.timers import Timers
 from broker.metadata.topics import Topics
 from broker.metadata.transactions import Transactions
+from broker.store.columns import Columns
 from broker.store.entry import Entry, EntryKind
 
 if TYPE_CHECKING:
@@ -148,29 +149,25 @@ class GroupState:
             raise KeyError(topic.decode(errors="replace"))
         return info.tid
 
-    def apply_records(self, entry: Entry, heads: Sequence[RecordHead], ids: Sequence[bytes | None]) -> None:
-        """Enter producer runs and message ids of an entry's records. Called once per messages entry.
-
-        `ids`: the UNIQ_KEY of each record, which the dispatcher has taken out for the key index anyway.
-        """
+    def apply_records(self, entry: Entry, found: Columns) -> None:
+        """Enter producer runs and message ids of an entry's records. Called once per messages entry."""
         runs, own = self._runs, self._own
         self._runs, self._own = (), ()
-        if heads:
-            self.log_time = max(self.log_time, heads[-1].store_ms)
+        self.log_time = max(self.log_time, found.last_store_ms)
         apply_run = self.producers.apply
+        positions = found.positions
         for each in runs:
-            apply_run(each.pid, each.epoch, run_of(each, heads), each.floor)
+            at = each.ordinal
+            run = run_of(each, found.queue_ids[at], found.queue_offsets[at], positions[at : at + each.size])
+            apply_run(each.pid, each.epoch, run, each.floor)
         window = self.id_window
         if not window.enabled:
             return
         window.turn(self.log_time)
-        covered = _covered(len(heads), runs, own) if runs or own else bytes(len(heads))
+        covered = _covered(len(positions), runs, own) if runs or own else bytes(len(positions))
         if covered is None:
             return
-        enter = window.enter
-        for head, uniq, mark in zip(heads, ids, covered, strict=True):
-            if uniq and not mark:
-                enter(id_key(head.topic, uniq, head.reconsume_times), head.position)
+        window.enter_all(found, covered)
 
     def entry_applied(self, entry: Entry, touched: Mapping[int, int]) -> None:
         """The entry is applied in full; its messages can be read. Tells the listeners."""
@@ -296,13 +293,9 @@ def _encode(head: Mapping[str, Any], flat: Mapping[str, Any]) -> bytes:
     return cbor2.dumps({**head, **{name: _ENCODERS[name](flat[name]) for name in flat}}, canonical=True)
 
 
-def run_of(op: ops.ProducerRun, heads: Sequence[RecordHead]) -> Run:
-    """The run of records that an op 7 names, with the places they got."""
-    first = heads[op.ordinal]
-    if op.size == 1:
-        return Run(op.first, 1, first.queue_id, first.queue_offset, first.position)
-    more = pack_positions([head.position for head in heads[op.ordinal + 1 : op.ordinal + op.size]])
-    return Run(op.first, op.size, first.queue_id, first.queue_offset, first.position, more)
+def run_of(op: ops.ProducerRun, queue_id: int, offset: int, positions: Sequence[int]) -> Run:
+    """The run of records that an op 7 names: the place of its first record in the queue, and where all of them lie."""
+    return Run(op.first, op.size, queue_id, offset, positions[0], pack_positions(positions[1:]))
 
 
 def _covered(count: int, runs: Sequence[ops.ProducerRun], own: Sequence[tuple[int, int]]) -> bytearray | None:

@@ -8,6 +8,7 @@ what is stored already, and answers once the entry is acknowledged. Nothing here
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from broker.config import BrokerConfig
 from broker.metadata.group_settings import settings_of
@@ -203,8 +204,9 @@ class SendProcessor:
             raise Refused(ResponseCode.INVALID_PARAMETER, f"bad topic name: {error}") from None
 
 
+@lru_cache(maxsize=16_384)
 def born_host(peer: str) -> bytes:
-    """A client's address as records carry it."""
+    """A client's address as records carry it. Cached: a connection keeps its address."""
     try:
         return host_bytes(peer)
     except BadRequest:

@@ -170,7 +170,9 @@ class LeaderView:
             self.next[key_of(info.tid, head.queue_id)] = head.queue_offset + 1
         runs, _ = _runs_and_own(changes)
         for each in runs:
-            self.add_run(each.pid, each.epoch, run_of(each, heads), each.floor)
+            named = heads[each.ordinal : each.ordinal + each.size]
+            run = run_of(each, named[0].queue_id, named[0].queue_offset, [head.position for head in named])
+            self.add_run(each.pid, each.epoch, run, each.floor)
         for key, position in ids:
             self.add_id(key, position)
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
 from broker.metadata.id_window import id_key
@@ -51,7 +52,7 @@ from broker.replication.open_batch import CLOSE_RECORDS, RUN_BYTES, OpenBatch
 from broker.replication.requests import MARK_BYTES, Answer, PutMessage, Refused
 from broker.replication.terms import IntakeConfig, Term, Terms, illegal
 from trimq.errors import BadRequest
-from trimq.message.batch import BatchElement
+from trimq.message.batch import BatchElement, RunHead, pack_run
 from trimq.message.properties import get as get_property
 from trimq.message.record import pack_record
 from trimq.message.sysflag import MULTI_TAGS
@@ -357,35 +358,24 @@ class Sends(Terms):
             need += len(elements[number].body) + properties
         batch = self._reserve(term, need, len(fresh))
         key = key_of(info.tid, queue_id)
-        queue_offset = first_offset = view.next_offset(key)
+        first_offset = view.next_offset(key)
         store_ms = self._now()
         sys_flag = head.sys_flag | MULTI_TAGS if info.filter_type == MULTI_TAG else head.sys_flag & ~MULTI_TAGS
-        at = batch.at
-        positions: list[int] = []
-        records: list[bytes] = []
+        run = RunHead(
+            topic=topic,
+            queue_id=queue_id,
+            queue_offset=first_offset,
+            position=batch.at,
+            sys_flag=sys_flag,
+            born_ms=head.born_ms,
+            born_host=head.born_host,
+            store_ms=store_ms,
+            store_host=self.config.store_host,
+            reconsume_times=head.reconsume_times,
+            prepared_offset=head.prepared_offset,
+        )
         try:
-            for number in fresh:
-                element = elements[number]
-                record = pack_record(
-                    topic=topic,
-                    queue_id=queue_id,
-                    queue_offset=queue_offset,
-                    position=at,
-                    flag=element.flag,
-                    sys_flag=sys_flag,
-                    born_ms=head.born_ms,
-                    born_host=head.born_host,
-                    store_ms=store_ms,
-                    store_host=self.config.store_host,
-                    reconsume_times=head.reconsume_times,
-                    prepared_offset=head.prepared_offset,
-                    body=element.body,
-                    properties=element.properties,
-                )
-                records.append(record)
-                positions.append(at)
-                at += len(record)
-                queue_offset += 1
+            records = pack_run(run, [elements[number] for number in fresh] if places else list(elements))
         except (BadRequest, struct.error) as problem:
             term.batches.discard_empty()
             raise illegal(f"an element fits no record: {problem}") from None
@@ -394,7 +384,8 @@ class Sends(Terms):
             view.apply(info)
         ordinal = len(batch.records)
         batch.add_records(records)
-        view.next[key] = queue_offset
+        view.next[key] = first_offset + len(records)
+        positions = list(accumulate(map(len, records[:-1]), initial=run.position))
         if head.mark is not None:
             assert len(elements) == 1, "a mark belongs to one message"
             self._add_mark(term, batch, head.mark(queue_id, first_offset, positions[0]))

@@ -11,21 +11,16 @@ opposite, an offset that holds something else, is `StoreBroken`: the replica gro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol
-from zlib import crc32
 
 import trio
 
-from trimq.message.record import RecordHead, iter_records
-from trimq.message.tags import tags_code
-
+from .columns import Columns, columns_of
 from .commit_log import CommitLog
 from .entry import CONTROL, Entry, EntryKind
 from .errors import EntryDamaged, StoreBroken
-from .index_values import TIMER_TOPIC, due_time, index_values
-from .key_index import KeyIndex, key_seed
+from .key_index import KeyIndex
 from .queue_index import QueueIndex
 
 __all__ = ["Dispatcher", "StateMachine"]
@@ -35,8 +30,6 @@ SLICE_BYTES: Final = 256 * 1024
 """After so much the loop gets its turn."""
 REPAIR_POLL_S: Final = 0.1
 """How often to look whether damage has been repaired."""
-
-_code_of = lru_cache(maxsize=65_536)(tags_code)
 
 
 class StateMachine(Protocol):
@@ -50,8 +43,8 @@ class StateMachine(Protocol):
         """The id of a topic. Raises `KeyError`: the log is broken."""
         ...
 
-    def apply_records(self, entry: Entry, heads: Sequence[RecordHead], ids: Sequence[bytes | None]) -> None:
-        """Called once per messages entry, before `entry_applied`. `ids`: the UNIQ_KEY of each record, if it has one."""
+    def apply_records(self, entry: Entry, found: Columns) -> None:
+        """Called once per messages entry, before `entry_applied`."""
         ...
 
     def entry_applied(self, entry: Entry, touched: Mapping[int, int]) -> None:
@@ -157,58 +150,19 @@ class Dispatcher:
             machine.apply_control(entry, entry.control)
         touched: dict[int, int] = {}
         if entry.kind == EntryKind.MESSAGES:
-            heads = list(iter_records(entry.records))
-            machine.apply_records(entry, heads, self._enter(heads, touched))
+            machine.apply_records(entry, self._enter(entry, touched))
         self.index, self.end = entry.index, entry.end
         machine.entry_applied(entry, touched)
 
-    def _enter(self, heads: Sequence[RecordHead], touched: dict[int, int]) -> list[bytes | None]:
-        """Into the queues, neighbours at once, and into the key index; returns the UNIQ_KEY of each."""
-        topic_id = self._machine.topic_id
-        ids: list[bytes | None] = []
-        run: list[int] = []
-        run_key, run_first, expected = -1, 0, 0
-        hashes: list[int] = []
-        seconds: list[int] = []
-        positions: list[int] = []
-        topic, tid, seed = b"", 0, 0
-        for head in heads:
-            if head.topic != topic:
-                topic = head.topic
-                try:
-                    tid = topic_id(topic)
-                except KeyError:
-                    raise StoreBroken(
-                        f"record at {head.position} is of a topic that nobody created: {topic!r}"
-                    ) from None
-                seed = key_seed(tid)
-            position = head.position
-            tag, uniq, words = index_values(head.properties)
-            key = tid << 16 | head.queue_id
-            if topic == TIMER_TOPIC:
-                code = due_time(head.properties)
-            else:
-                code = _code_of(tag) if tag else 0
-            if key != run_key or head.queue_offset != expected:
-                if run:
-                    touched[run_key] = self._queues.extend(run_key, run_first, run)
-                    run = []
-                run_key, run_first = key, head.queue_offset
-            run += (position, head.size, code)
-            expected = head.queue_offset + 1
-            ids.append(uniq)
-            if uniq:
-                hashes.append(crc32(uniq, seed))
-                seconds.append(head.store_ms // 1000)
-                positions.append(position)
-            if words:
-                for word in words.split(b" "):
-                    if word:
-                        hashes.append(crc32(word, seed))
-                        seconds.append(head.store_ms // 1000)
-                        positions.append(position)
-        if run:
-            touched[run_key] = self._queues.extend(run_key, run_first, run)
-        if hashes:
-            self._keys.extend(hashes, seconds, positions)
-        return ids
+    def _enter(self, entry: Entry, touched: dict[int, int]) -> Columns:
+        """Into the queues, neighbours at once, and into the key index."""
+        try:
+            found = columns_of(entry.records, self._machine.topic_id)
+        except KeyError as error:
+            raise StoreBroken(f"entry {entry.index} holds a record of a topic that nobody created: {error}") from None
+        extend = self._queues.extend
+        for key, first, units in found.runs:
+            touched[key] = extend(key, first, units)
+        if found.hashes:
+            self._keys.extend(found.hashes, found.seconds, found.places)
+        return found

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import struct
 import zlib
 from struct import pack
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.message.test_record import packed
-from tests.wire.bounds import PROPERTY, i32
+from tests.wire.bounds import PROPERTY, i32, i64
 from trimq.errors import BadRequest, RecordError
 from trimq.message import compression
-from trimq.message.batch import BatchElement, encode_batch, iter_batch
+from trimq.message.batch import (
+    BatchElement,
+    RunHead,
+    encode_batch,
+    iter_batch,
+    pack_run,
+    pack_run_carefully,
+)
 from trimq.message.compression import compress, decompress
 from trimq.message.model import MessageQueue, decode_messages
+from trimq.message.record import unpack_record
 from trimq.message.sysflag import COMPRESSED, COMPRESSION_LZ4, COMPRESSION_ZLIB, COMPRESSION_ZSTD
 
 elements = st.builds(BatchElement, st.binary(max_size=40), st.binary(max_size=40), i32)
@@ -48,6 +58,58 @@ def test_a_batch_with_a_byte_changed_reads_or_raises_a_record_error(
         iter_batch(bytes(raw))
     except RecordError:
         pass
+
+
+hosts = st.sampled_from([bytes(8), b"\x7f\0\0\x01\0\0\x2a\x9f", bytes(20)])
+heads = st.builds(
+    RunHead,
+    topic=st.binary(max_size=130),
+    queue_id=i32,
+    queue_offset=st.integers(0, 2**62),
+    position=st.integers(0, 2**62),
+    sys_flag=i32,
+    born_ms=i64,
+    born_host=hosts,
+    store_ms=i64,
+    store_host=hosts,
+    reconsume_times=i32,
+    prepared_offset=i64,
+)
+
+
+@PROPERTY
+@given(heads, st.lists(elements, max_size=4))
+def test_the_records_of_a_batch_are_the_same_from_both_loops(head: RunHead, batch: list[BatchElement]) -> None:
+    records = pack_run(head, batch)
+    assert records == pack_run_carefully(head, batch)
+    at = head.position
+    for number, (raw, element) in enumerate(zip(records, batch, strict=True)):
+        record = unpack_record(raw)
+        assert (record.queue_offset, record.position) == (head.queue_offset + number, at)
+        assert (bytes(record.body), record.properties) == (element.body, element.properties)
+        at += len(raw)
+
+
+def test_a_run_that_fits_no_record_is_refused_as_one_record_is() -> None:
+    head = RunHead(
+        topic=b"T",
+        queue_id=0,
+        queue_offset=0,
+        position=0,
+        sys_flag=0,
+        born_ms=1 << 63,
+        born_host=bytes(8),
+        store_ms=0,
+        store_host=bytes(8),
+        reconsume_times=0,
+        prepared_offset=0,
+    )
+    with pytest.raises(struct.error):
+        pack_run(head, [BatchElement(b"x")])
+    with pytest.raises(BadRequest, match="32767"):
+        pack_run(msgspec.structs.replace(head, born_ms=0), [BatchElement(b"x", bytes(32768))])
+    (record,) = pack_run(msgspec.structs.replace(head, born_ms=0), [BatchElement(memoryview(b"view"))])  # type: ignore[arg-type]
+    assert bytes(unpack_record(record).body) == b"view"
 
 
 def test_batches_that_are_none() -> None:

@@ -9,13 +9,14 @@ from typing import Any
 
 import cbor2
 
+from broker.store.columns import Columns
 from broker.store.commit_log import CommitLog
 from broker.store.entry import START, Entry, EntryId, EntryKind, fits, seal_entry, seal_filler
 from broker.store.fs import FileSystem
 from broker.store.fs_memory import MemoryFileSystem
 from broker.store.message_store import MessageStore, StoreConfig, open_message_store
 from trimq.message.properties import get as get_property
-from trimq.message.record import RecordHead, pack_record
+from trimq.message.record import iter_records, pack_record
 
 LINEAGE = 0x1234ABCD
 SEGMENT = 64 * 1024
@@ -122,8 +123,9 @@ class Tables:
     def topic_id(self, topic: bytes) -> int:
         return self.topics[topic]
 
-    def apply_records(self, entry: Entry, heads: Sequence[RecordHead], ids: Sequence[bytes | None]) -> None:
-        assert list(ids) == [get_property(head.properties, b"UNIQ_KEY") for head in heads]
+    def apply_records(self, entry: Entry, found: Columns) -> None:
+        heads = list(iter_records(entry.records))
+        assert found.uniques == [get_property(head.properties, b"UNIQ_KEY") for head in heads]
         self.records += len(heads)
 
     def entry_applied(self, entry: Entry, touched: Mapping[int, int]) -> None:

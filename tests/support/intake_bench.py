@@ -16,6 +16,7 @@ from broker.metadata.state import GroupState
 from broker.replication.base import LeaderHint, Outcome, Replies, Ticket, Verdict
 from broker.replication.intake import Intake, IntakeConfig
 from broker.replication.requests import Answer, PutMessage
+from broker.store.columns import columns_of
 from broker.store.entry import START, Entry, EntryId, EntryKind, seal_entry
 from trimq.message.ids import host_bytes
 from trimq.message.properties import get as get_property
@@ -289,7 +290,7 @@ def apply_entry(state: GroupState, queues: Queues, entry: Entry) -> None:
             key = key_of(state.topic_id(head.topic), head.queue_id)
             assert head.queue_offset == queues.next_offset(key), "queue offsets are dense"
             queues.ends[key] = touched[key] = head.queue_offset + 1
-        state.apply_records(entry, heads, [get_property(head.properties, b"UNIQ_KEY") for head in heads])
+        state.apply_records(entry, columns_of(entry.records, state.topic_id))
     state.entry_applied(entry, touched)
 
 

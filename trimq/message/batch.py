@@ -10,12 +10,29 @@ from __future__ import annotations
 from collections.abc import Iterable
 from struct import Struct as Layout
 from typing import Final
+from zlib import crc32
 
 import msgspec
 
 from trimq.errors import BadRequest, RecordError
+from trimq.message.record import pack_record
 
-__all__ = ["ELEMENT_OVERHEAD", "BatchElement", "encode_batch", "iter_batch"]
+try:
+    from trimq.message._fast import pack_run as _fast_pack_run
+except ImportError:  # installed without a compiler
+    _fast_pack = None
+else:
+    _fast_pack = _fast_pack_run
+
+__all__ = [
+    "ELEMENT_OVERHEAD",
+    "BatchElement",
+    "RunHead",
+    "encode_batch",
+    "iter_batch",
+    "pack_run",
+    "pack_run_carefully",
+]
 
 ELEMENT_OVERHEAD: Final = 22
 """Bytes of an element beside its body and its properties."""
@@ -56,6 +73,77 @@ def iter_batch(body: bytes) -> list[BatchElement]:
     if not elements:
         raise RecordError("batch: no element")
     return elements
+
+
+class RunHead(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """What the records of one batch have in common, and where the first of them lies."""
+
+    topic: bytes
+    queue_id: int
+    queue_offset: int
+    position: int
+    sys_flag: int
+    born_ms: int
+    born_host: bytes
+    store_ms: int
+    store_host: bytes
+    reconsume_times: int
+    prepared_offset: int
+
+
+def pack_run(head: RunHead, elements: list[BatchElement]) -> list[bytes]:
+    """The stored records of elements that follow one another in one queue and in the log.
+
+    Raises as `pack_record` does: `BadRequest`, and `struct.error` for a number that fits no record.
+    """
+    if _fast_pack is not None:
+        try:
+            packed = _fast_pack(
+                elements,
+                crc32,
+                head.topic,
+                head.queue_id,
+                head.queue_offset,
+                head.position,
+                head.sys_flag,
+                head.born_ms,
+                head.born_host,
+                head.store_ms,
+                head.store_host,
+                head.reconsume_times,
+                head.prepared_offset,
+            )
+        except (OverflowError, TypeError):  # a number too large, or a body that is a view
+            packed = None
+        if packed is not None:
+            return packed
+    return pack_run_carefully(head, elements)
+
+
+def pack_run_carefully(head: RunHead, elements: list[BatchElement]) -> list[bytes]:
+    """The same in Python."""
+    records: list[bytes] = []
+    at = head.position
+    for number, element in enumerate(elements):
+        record = pack_record(
+            topic=head.topic,
+            queue_id=head.queue_id,
+            queue_offset=head.queue_offset + number,
+            position=at,
+            flag=element.flag,
+            sys_flag=head.sys_flag,
+            born_ms=head.born_ms,
+            born_host=head.born_host,
+            store_ms=head.store_ms,
+            store_host=head.store_host,
+            reconsume_times=head.reconsume_times,
+            prepared_offset=head.prepared_offset,
+            body=element.body,
+            properties=element.properties,
+        )
+        records.append(record)
+        at += len(record)
+    return records
 
 
 def encode_batch(elements: Iterable[BatchElement]) -> bytes:
