@@ -3,7 +3,8 @@
 Each answer leaves when its op is committed: who was told that a message is done never sees it again. A handle counts as
 long as its message is out under it. One whose time is up counts too until the message has been given to somebody else,
 and acknowledging twice is harmless; but a handle that was overtaken (the message is out again under another one) is
-answered NO_MESSAGE, where RocketMQ says OK: whoever acknowledges it shall know that the message comes again.
+answered NO_MESSAGE, where RocketMQ says OK: whoever acknowledges it shall know that the message comes again. A leader
+that cannot tell one from the other (the message was popped under an earlier one) says NO_MESSAGE too.
 """
 
 from __future__ import annotations
@@ -111,8 +112,8 @@ class AckProcessor:
         taken = self._taken(gid, key, offset)
         if taken is not None and taken.pop_ms == handle.pop_ms:
             return
-        if taken is None and self._intake.log_time() < handle.pop_ms + handle.invisible_ms:
-            return  # it cannot have come back yet, so this is the second acknowledgement: once more, to be sure of it
+        if taken is None and not self._revive.may_have_come_back(gid, key, offset, handle.pop_ms):
+            return  # so this is the second acknowledgement: once more, to be sure of it
         raise Refused(
             ResponseCode.NO_MESSAGE,
             f"the handle of {handle.broker}:{handle.queue}@{offset} counts no more: its invisible time is over, or it"

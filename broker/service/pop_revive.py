@@ -53,6 +53,7 @@ IDLE_S = 1.0
 """Longest sleep."""
 AGAIN_MS = 1_000
 """After a read that failed."""
+_NEVER_MS = 1 << 63
 STALE_MAX = 65_536
 """Entries pushed since the heap was made; beyond it, and beyond its size then, it is made anew."""
 
@@ -83,6 +84,10 @@ class PopRevive:
         """(due by the monotonic clock, serial, until in log time, consumer group id, queue key, handle, offsets)."""
         self._over: dict[tuple[int, int], int] = {}
         """Ordered consumers' places whose time is over → until when they were blocked, in log time."""
+        self._since_ms = _NEVER_MS
+        """Log time since which this replica, as leader, knows of everything that came back."""
+        self._came_back: set[tuple[int, int, int]] = set()
+        """(consumer group id, queue key, offset) of what came back since."""
         self._serial = itertools.count()
         self._pushed = 0
         self._made_of = 0
@@ -103,9 +108,21 @@ class PopRevive:
         heapq.heappush(self._heap, (due_s, next(self._serial), until_ms, gid, key, pop_ms, offsets))
         self._pushed += 1
 
+    def may_have_come_back(self, gid: int, key: int, offset: int, pop_ms: int) -> bool:
+        """Of a message that was popped then and is out no more: False when it surely was acknowledged.
+
+        The log's time does not tell: it may stand still while the monotonic clock, by which messages come back, runs.
+        """
+        return pop_ms <= self._since_ms or (gid, key, offset) in self._came_back
+
     def end_term(self) -> None:
         self._heap.clear()
         self._over.clear()
+        self._forget(_NEVER_MS)
+
+    def _forget(self, since_ms: int) -> None:
+        self._came_back.clear()
+        self._since_ms = since_ms
 
     async def run_term(self) -> None:
         """Revive until cancelled. Begins with what the log says is out."""
@@ -115,6 +132,7 @@ class PopRevive:
             await trio.sleep_forever()  # the term is over: this task is about to be cancelled
 
     async def _work(self) -> None:
+        self._forget(self._intake.log_time())
         self._rebuild()
         while True:
             if self._pushed > max(STALE_MAX, self._made_of):
@@ -242,4 +260,7 @@ class PopRevive:
                     if queue is not None and offset in queue.taken:
                         self._push(now, gid, key, queue.taken[offset].pop_ms, [offset])
             return
+        if len(self._came_back) > STALE_MAX:
+            self._forget(self._intake.log_time())
+        self._came_back.update((gid, key, offset) for (gid, key), offsets in batch.done.items() for offset in offsets)
         self._counters.pop_revived += len(batch.messages)

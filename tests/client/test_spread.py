@@ -62,3 +62,25 @@ async def test_a_group_that_takes_no_writes_any_more_loses_its_keys_at_once(auto
     assert set(chosen(whole().renewed(route(a=4, b=(4, READ))))) == queues("broker-a", 4)
     gone = whole().renewed(route(a=4))
     assert set(chosen(gone.renewed(route(a=4, b=(4, READ))))) == queues("broker-a", 4)
+
+
+async def test_a_group_that_appears_gets_keys_only_after_a_while(autojump_clock: MockClock) -> None:
+    """Found by the simulation (seeds 81614 and 80844): the first messages of a key were sent while the topic was known
+    in one group only, the next ones a second later in another, and overtook them."""
+    lone = Spread(route(a=4).write_queues, start=0)
+    before = chosen(lone)
+    both = lone.renewed(route(a=4, b=4))
+    assert chosen(both) == before
+    assert {queue.group for queue in both.queues} == {"broker-a", "broker-b"}, "what may go anywhere does not wait"
+    await trio.sleep(KEYED_S - 1)
+    assert chosen(both) == before
+    third = both.renewed(route(a=4, b=4, c=4))
+    await trio.sleep(KEYED_S - 1)
+    assert chosen(third) == before, "the newest one counts"
+    await trio.sleep(1)
+    assert chosen(third) == chosen(Spread(route(a=4, b=4, c=4).write_queues, start=0))
+
+
+async def test_when_nothing_is_left_of_what_keys_had_they_go_where_the_route_says(autojump_clock: MockClock) -> None:
+    moved = Spread(route(a=4).write_queues, start=0).renewed(route(a=(4, READ), b=4))
+    assert set(chosen(moved)) <= queues("broker-b", 4)

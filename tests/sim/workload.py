@@ -330,11 +330,15 @@ class Workload:
                                 batch = await consumer.read(queue, offset, max=256, wait=0.5, replica=replica.address)
                             except TrimqError:
                                 await trio.sleep(0.1)
-                                continue
-                            found.update((m.offset, value_of(m.body)) for m in batch.messages)
-                            offset = batch.next_offset
+                            else:
+                                found.update((m.offset, value_of(m.body)) for m in batch.messages)
+                                offset = batch.next_offset
+                            # The read may be what finds rot: then the replica is installed anew, from peers that have
+                            # removed more. Retention may go on meanwhile too.
+                            replica = self.world.replica(node, queue.group) or replica
+                            first = max(first, self._first_offset(replica, queue))
+                            offset = max(offset, first)
                     self.history.reads[node.name, named] = found
-                    # Retention may have gone on meanwhile.
                     self.history.first[node.name, named] = max(first, self._first_offset(replica, queue))
                     self.history.ends[node.name, named] = end
 

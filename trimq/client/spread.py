@@ -27,8 +27,8 @@ PROVISIONAL_S = 60.0
 """How long a new topic's first sends may take to reach every group; until then its route may be incomplete."""
 
 KEYED_S = 60.0
-"""How long the queues of a replica group that left the route keep their order keys: longer than a restart takes. Then
-the group counts as given up, and its keys go to other queues."""
+"""How long order keys stay where they are when the route changes: longer than a restart takes, and than consumers need
+for what a key has sent before. A group that left keeps its keys so long; queues that are new get none before."""
 
 
 class Spread:
@@ -42,15 +42,15 @@ class Spread:
         *,
         start: int,
         provisional_until: float = 0.0,
-        gone: tuple[Queue, ...] = (),
+        keyed: tuple[Queue, ...] = (),
         keyed_until: float = 0.0,
     ) -> None:
         self.sorted = queues
-        self.keyed = tuple(sorted((*queues, *gone)))
-        """What order keys are mapped onto: also the queues of groups that are `gone` from the route for a moment. A key
-        that moved to another queue and back would lose its order."""
-        self.keyed_until = keyed_until if gone else 0.0
-        """Until then: 0 when no group is gone."""
+        self.keyed = keyed or queues
+        """What order keys are mapped onto: also the queues of groups that are gone from the route for a moment, and not
+        yet those that are new. A key that moved while its messages are under way would lose its order."""
+        self.keyed_until = keyed_until if self.keyed != queues else 0.0
+        """Until then: 0 when that is what the route says."""
         self.queues = interleave(queues)
         self.index = start % len(queues)
         self.current = self.queues[self.index]
@@ -89,9 +89,12 @@ class Spread:
     def renewed(self, route: Route) -> Spread:
         """By another route. A group that it lists, but not for writing, is not gone: somebody decided that."""
         there = {group.name for group in route.groups}
-        gone = tuple(queue for queue in self._for_keys() if queue.group not in there)
-        until = self.keyed_until or anyio.current_time() + KEYED_S
-        return Spread(route.write_queues, start=self.index, gone=gone, keyed_until=until)
+        queues = route.write_queues
+        keyed = tuple(queue for queue in self._for_keys() if queue in queues or queue.group not in there)
+        until = anyio.current_time() + KEYED_S
+        if self.keyed_until and set(queues) <= set(self.sorted):
+            until = self.keyed_until  # nothing is new: a group that is gone has no more time for that
+        return Spread(queues, start=self.index, keyed=keyed, keyed_until=until)
 
 
 class Spreads:
