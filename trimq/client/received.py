@@ -121,7 +121,8 @@ class Received(Message):
         """This message is done with. Acknowledging twice is harmless.
 
         A pop consumer's acknowledgement is durable when this returns True; False says that it came too late and the
-        message comes again. Raises `TrimqError` when that is not known.
+        message comes again. Of one that was acknowledged before, a leader newer than its pop says False as well: it
+        cannot tell the two apart. Raises `TrimqError` when the outcome is not known.
         """
         return await self._home.acknowledge(self)
 
