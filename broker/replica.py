@@ -211,7 +211,7 @@ async def _leave(replica: Replica, registration: Registration, server: RemotingS
         return
     with trio.move_on_after(DRAIN_S):
         try:
-            replica.intake.flush_offsets()
+            replica.intake.flush()
             await replica.replicator.drain()
         except ReplicatorError as error:
             log.info("leadership was not handed over", extra={"reason": str(error)})

@@ -57,13 +57,14 @@ from broker.replication.raft_group import Peer as RaftPeer
 from broker.replication.relay import Relay
 from broker.service.client_calls import ClientCalls
 from broker.service.client_reach import ClientReach
+from broker.service.goodbyes import Goodbyes
 from broker.service.hold import HoldTable
 from broker.service.housekeeping import Housekeeping
 from broker.service.joining import log_in_sync
 from broker.service.leases import Leases
 from broker.service.live_config import LiveConfig, creation_rules, retention_rules
 from broker.service.long_polling import LongPolling
-from broker.service.members import Members
+from broker.service.members import INHERIT_S, Members
 from broker.service.offset_resets import OffsetResets
 from broker.service.placing import Placing
 from broker.service.pop_revive import PopRevive
@@ -224,10 +225,12 @@ class Wiring:
         config, state, store, intake, replicator = self.config, self.state, self.store, self.intake, self.replicator
         counters, rates = Counters(), Rates()
         clients, lanes = ClientTable(), Lanes.of(config.lane_queue)
-        members = Members(clients, state, intake, replicator, notify=config.notify_ids_changed)
+        forwarder: Forwarder | None = getattr(replicator, "forwarder", None)
+        goodbyes = Goodbyes(forwarder, trio.current_time, INHERIT_S)
+        members = Members(clients, state, intake, replicator, goodbyes, notify=config.notify_ids_changed)
+        intake.on_flush.append(members.log_sets)
         leases, calls = Leases(intake, members), ClientCalls()
         statistics = Statistics(config.cluster_name, state, store.queues, counters)
-        forwarder: Forwarder | None = getattr(replicator, "forwarder", None)
         pending = PendingCollector(intake, replicator, forwarder)
         relay = Relay(replicator, forwarder)
         reach = ClientReach(clients, calls, relay)

@@ -172,10 +172,14 @@ class ClientProcessor:
         changed = self._clients.unregister(
             request.reply, consumer_group=header.consumer_group, producer_group=header.producer_group
         )
-        # Inherited members count until they are silent for a while; one that says goodbye does not.
-        left = [header.consumer_group] if header.consumer_group else []
-        if changed or left:
-            self._members.changed(changed or left, gone=[header.client_id])
+        if header.consumer_group:
+            # Replicas pass goodbyes on as oneway requests, which clients do not send.
+            self._members.left(
+                header.consumer_group,
+                header.client_id,
+                was_live=bool(changed),
+                passed_on=request.command.is_oneway,
+            )
         return request.success()
 
     async def check_client(self, request: Request) -> bytes:

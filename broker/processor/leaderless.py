@@ -35,16 +35,6 @@ __all__ = ["Leaderless"]
 log = logging.getLogger(__name__)
 
 
-class _Nobody:
-    """Where the answers to the forwarded rows go."""
-
-    peer = "0.0.0.0:0"
-    local = "0.0.0.0:0"
-
-    def send(self, frame: bytes) -> None:
-        """Nobody waits for it."""
-
-
 class Leaderless:
     """Offsets of one replica in times without a leader."""
 
@@ -62,7 +52,6 @@ class Leaderless:
         self._intake = intake
         self._replicator = replicator
         self._forwarder = forwarder
-        self._nobody = _Nobody()
 
     def pack(self) -> bytes:
         """What is kept, for the marks file: it survives a restart."""
@@ -133,5 +122,6 @@ class Leaderless:
             return
         for group, topic, queue, offset in provisional.take():
             header = UpdateOffsetHeader(consumer_group=group, topic=topic, queue_id=queue, commit_offset=offset)
-            frame = encode(Command(code=RequestCode.UPDATE_CONSUMER_OFFSET, flag=FLAG_ONEWAY, ext=header.to_ext()))
-            self._forwarder.submit(frame, self._nobody, oneway=True)
+            self._forwarder.tell(
+                encode(Command(code=RequestCode.UPDATE_CONSUMER_OFFSET, flag=FLAG_ONEWAY, ext=header.to_ext()))
+            )

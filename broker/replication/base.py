@@ -436,8 +436,9 @@ class EntrySource(Protocol):
         """
         ...
 
-    def flush_offsets(self) -> None:
-        """Put what waits for a later entry (consumer offsets) into the open batch: leadership is handed over."""
+    def flush(self) -> None:
+        """Put what waits for a later entry (consumer offsets, member sets) into the open batch: leadership is handed
+        over."""
         ...
 
     def rebase(self, prev: EntryId) -> None:

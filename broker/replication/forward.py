@@ -116,6 +116,19 @@ class _ForwardReply:
             self._forwarder._respond(self._node_id, self._epoch, self._request, frame)
 
 
+class _Nobody:
+    """Where answers to this replica's own requests would go."""
+
+    peer = "0.0.0.0:0"
+    local = "0.0.0.0:0"
+
+    def send(self, frame: bytes) -> None:
+        """Nobody waits for it."""
+
+
+_NOBODY = _Nobody()
+
+
 class _Outbox:
     """What is to be sent to one node with the next flush."""
 
@@ -155,6 +168,10 @@ class Forwarder:
         The answer, whatever it is, goes to `reply`, and none for a oneway request.
         """
         return self._take(_Parked(frame, reply, oneway, trio.current_time() + PARK_S, False))
+
+    def tell(self, frame: bytes) -> None:
+        """Send the leader a oneway request of this replica's own, like one of a client."""
+        self.submit(frame, _NOBODY, oneway=True)
 
     def closed(self, reply: ReplyTo) -> None:
         """The client's connection ended: forget what it has parked. What was forwarded is not called back."""

@@ -51,7 +51,7 @@ class HandOver:
 
     async def _flush_source(self, group: RaftGroup) -> None:
         """Let an entry form of what only waits for company, before nobody here can form one."""
-        self._source.flush_offsets()
+        self._source.flush()
         group.wake()
         with trio.move_on_after(FLUSH_S):
             while self._leading.admitting and self._source.has_work():

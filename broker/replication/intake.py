@@ -74,6 +74,8 @@ class Intake(AtomicSends):
         new_id: Callable[[], str],
     ) -> None:
         super().__init__(state, log_view, queues, keys, clock, config, new_id)
+        self.on_flush: list[Callable[[], None]] = []
+        """Called by `flush`: who puts things into the log only now and then puts them now."""
         self._offsets_wake = trio.Event()
 
     # --- messages with ops, for the broker's own services
@@ -319,8 +321,14 @@ class Intake(AtomicSends):
             return None
         return term.commits.moved_to(consumers.gid, key, self._clock.wall_ms())
 
+    def flush(self) -> None:
+        """Form an entry for all that only waits for company (before a transfer or a clean stop)."""
+        for each in self.on_flush:
+            each()
+        self.flush_offsets()
+
     def flush_offsets(self) -> None:
-        """Form an entry for what is pending now (before a transfer or a clean stop)."""
+        """Form an entry for the offsets that are pending now."""
         if self._term is not None and len(self._term.commits):
             self._term.commits.due = True
             if self._owner is not None:

@@ -3,7 +3,7 @@
 Every replica sees the clients that heartbeat to it. The ready leader answers consumer lists, sends change notices (40)
 and logs each group's member set on change, at most once a second per group (op 9). A new leader joins its own live
 table with the logged sets for 35 s (clients heartbeat every 30 s) and then drops who stayed silent: consumer lists stay
-whole through a failover, and nobody takes queues that have an owner.
+whole through a failover, and nobody takes queues that have an owner. Who said goodbye (`goodbyes`) is not waited for.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from broker.metadata.state import GroupState
 from broker.replication.base import Busy, NotLeader, Replicator
 from broker.replication.intake import Intake
 from broker.replication.requests import Refused
+from broker.service.goodbyes import Goodbyes
 from trimq.wire.codes import RequestCode
 from trimq.wire.command import FLAG_ONEWAY, Command, encode
 
@@ -37,12 +38,20 @@ class Members:
     """Consumer lists and change notices of one replica."""
 
     def __init__(
-        self, clients: ClientTable, state: GroupState, intake: Intake, replicator: Replicator, *, notify: bool = True
+        self,
+        clients: ClientTable,
+        state: GroupState,
+        intake: Intake,
+        replicator: Replicator,
+        goodbyes: Goodbyes,
+        *,
+        notify: bool = True,
     ) -> None:
         self._clients = clients
         self._state = state
         self._intake = intake
         self._replicator = replicator
+        self._goodbyes = goodbyes
         self._notify_changes = notify
         self._inherited: dict[str, set[str]] = {}
         self._had_their_time = False
@@ -74,6 +83,12 @@ class Members:
             if self._replicator.is_ready:
                 self._notify(group)
         self._wake.set()
+
+    def left(self, group: str, client_id: str, *, was_live: bool, passed_on: bool) -> None:
+        """A consumer said goodbye to its group: `was_live` here, or to another replica, which passed it on."""
+        self._goodbyes.heard(group, client_id, pass_on=not (passed_on or self._replicator.admitting))
+        if was_live or client_id in self._inherited.get(group, ()):
+            self.changed([group], gone=[client_id])
 
     def _notify(self, group: str) -> None:
         found = self._clients.consumer_group(group)
@@ -154,7 +169,7 @@ class Members:
         while True:
             await self._wake.wait()
             self._wake = trio.Event()
-            self._log_sets()
+            self.log_sets()
             await trio.sleep(PERIOD_S)
             if self._inherited and self._had_their_time:
                 self._drop_silent()
@@ -168,10 +183,11 @@ class Members:
     def _inherit(self) -> None:
         self._had_their_time = False
         self._inherited.clear()
+        left = self._goodbyes.all()
         for gid, logged in self._state.members.all():
             info = self._state.groups.by_id.get(gid)
             if info is not None and logged:
-                self._inherited[info.name] = set(logged)
+                self._inherited[info.name] = set(logged) - left.get(info.name, set())
                 self._dirty[info.name] = None
         for name in self._clients.consumer_groups():
             self._dirty[name] = None
@@ -191,7 +207,8 @@ class Members:
         if silent:
             self.changed(silent)
 
-    def _log_sets(self) -> None:
+    def log_sets(self) -> None:
+        """Put the sets that changed into the log; before the next period when leadership is handed over."""
         ops: list[Op] = []
         dirty, self._dirty = self._dirty, {}
         for name in dirty:

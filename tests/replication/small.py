@@ -201,7 +201,7 @@ class SmallSource:
         self.batches += 1
         return out
 
-    def flush_offsets(self) -> None:
+    def flush(self) -> None:
         self.flushed += 1
 
     def rebase(self, prev: EntryId) -> None:
