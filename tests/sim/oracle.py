@@ -71,6 +71,8 @@ class Oracle:
         self._lives: dict[int, tuple[RaftCore, _Life]] = {}
         self._promised: dict[tuple[int, str], int] = {}
         """(lineage, node) to the newest entry that it told somebody it has, or counted itself for as a leader."""
+        self._unproved: dict[tuple[int, str], int] = {}
+        """(lineage, node) to the newest entry that it acknowledged with a rotten disk."""
         self._gone: dict[tuple[int, str], int] = {}
         """The same of a disk that was taken away: an acknowledgement may have been on its way."""
 
@@ -186,7 +188,10 @@ class Oracle:
             self._require(
                 life.hard_term >= reply.term, f"S3: {core.id} acknowledges in {reply.term}, its disk says less"
             )
-        if reply.match <= life.acked or disk.rotted:
+        if disk.rotted:  # what it holds proves nothing
+            self._unproved[lineage, core.id] = max(self._unproved.get((lineage, core.id), 0), reply.match)
+            return
+        if reply.match <= life.acked:
             return
         before, entry = core.entry_id(life.acked), core.entry_id(reply.match)
         if before is None or entry is None:
@@ -301,8 +306,9 @@ class Oracle:
 
     def wiped(self, node: str) -> None:
         """The node has a new, empty disk: another replica under an old name."""
-        for key in [key for key in self._promised if key[1] == node]:
-            self._gone[key] = self._promised.pop(key)
+        for told in (self._promised, self._unproved):
+            for key in [key for key in told if key[1] == node]:
+                self._gone[key] = max(self._gone.get(key, 0), told.pop(key))
         self.grants = {key: to for key, to in self.grants.items() if key[1] != node}
 
     def deposed(self, tail: int) -> None:
