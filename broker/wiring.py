@@ -36,6 +36,7 @@ from broker.processor.consumer_manage import ConsumerProcessor
 from broker.processor.end_transaction import TransactionProcessor
 from broker.processor.leaderless import Leaderless
 from broker.processor.offsets import OffsetCommits
+from broker.processor.plain_sends import PlainSends
 from broker.processor.pop_message import PopProcessor
 from broker.processor.pop_questions import PopQuestions
 from broker.processor.pull_message import PullProcessor
@@ -120,7 +121,7 @@ def make_intake(config: BrokerConfig, env: Env, state: GroupState, store: Messag
             region=config.region_id,
             creation=creation_rules(config),
         ),
-        ids.new_id,
+        ids,
     )
 
 
@@ -268,6 +269,7 @@ class Wiring:
         timers = TimerProcessor(config, state, store, intake, replicator, timer, self.env.clock, counters)
         processors = Processors(
             send=SendProcessor(config, intake, placing, counters, timers.cancel_by_send),
+            plain=PlainSends(config, intake, counters),
             atomic=AtomicProcessor(config, state, store, intake, counters),
             pull=pulls,
             pop=pops,

@@ -37,13 +37,14 @@ compile_sources() {
   (cd "$1" && .venv/bin/python -m compileall -q broker raft namesrv trimq) || true
 }
 
-# The stamp holds what was installed: an upgrade to "dev", and a change of pyproject.toml, setup.py or the compiled module,
+# The stamp holds what was installed: an upgrade to "dev", and a change of pyproject.toml, setup.py or a compiled module,
 # install again.
 setup_venv() {
   local want=${1:-run} root venv stamp sum
   root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
   venv="$root/.venv" stamp="$root/.venv/.trimq-installed"
-  sum="$(cat "$root/pyproject.toml" "$root/setup.py" "$root"/trimq/message/_fast.pyx | cksum) $root"
+  sum="$(cat "$root/pyproject.toml" "$root/setup.py" "$root"/trimq/message/_fast.pyx \
+    "$root"/broker/replication/_plain_sends.pyx | cksum) $root"
   if [ -x "$venv/bin/python" ] && [ -f "$stamp" ]; then
     if [ "$(cat "$stamp")" = "$sum dev" ] || [ "$(cat "$stamp")" = "$sum $want" ]; then
       compile_sources "$root"
@@ -65,7 +66,7 @@ setup_venv() {
   else
     (cd "$root" && "$venv/bin/python" -m pip install -qq --disable-pip-version-check --editable .) || return 1
   fi
-  "$venv/bin/python" -c 'import trimq.message._fast' 2>/dev/null ||
+  "$venv/bin/python" -c 'import trimq.message._fast, broker.replication._plain_sends' 2>/dev/null ||
     echo "No C compiler, or no headers of Python, on this machine: trimq runs without its compiled loops, slower." >&2
   compile_sources "$root"
   printf '%s\n' "$sum $want" > "$stamp"

@@ -85,6 +85,8 @@ class Route:
     needs: Needs
     decode: Callable[[bytes], Any] | None = None  # Any: each decoder has a header type of its own, see `hot`
     hot: Callable[[Any, ReplyTo], bytes | None] | None = None
+    take: Callable[[ReplyTo, Sequence[bytes], int], int] | None = None
+    """Serves as many of the frames from a number on as it can at once, and returns how many."""
     slow: Slow | None = None
     lane: Lane | None = None
 
@@ -93,9 +95,10 @@ def hot(
     decoder: Callable[[bytes], Typed[H]],
     handler: Callable[[Typed[H], ReplyTo], bytes | None],
     needs: Needs = Needs.NOTHING,
+    take: Callable[[ReplyTo, Sequence[bytes], int], int] | None = None,
 ) -> Route:
-    """A code that is answered in the pass that reads it."""
-    return Route(needs, decode=decoder, hot=handler)
+    """A code that is answered in the pass that reads it; `take` serves what it can of many frames."""
+    return Route(needs, decode=decoder, hot=handler, take=take)
 
 
 def slow(handler: Slow, lane: Lane, needs: Needs = Needs.NOTHING) -> Route:
@@ -140,12 +143,17 @@ class Dispatcher:
     def _serve(self, reply: ReplyTo, frames: Sequence[bytes], *, forwarded: bool) -> None:
         self.requests += len(frames)
         routes = self._routes
-        for frame in frames:
+        served = 0
+        for number, frame in enumerate(frames):
+            if number < served:
+                continue
             route = routes.get(peek_code(frame))
             if route is None:
                 self._unknown(frame, reply)
             elif route.needs is not Needs.NOTHING and not self._may_serve(route):
                 self._elsewhere(frame, reply, forwarded=forwarded)
+            elif route.take is not None and (taken := route.take(reply, frames, number)):
+                served = number + taken
             elif route.hot is not None:
                 self._serve_hot(route, frame, reply)
             else:

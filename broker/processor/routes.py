@@ -17,6 +17,7 @@ from broker.processor.consumer_manage import ConsumerProcessor
 from broker.processor.end_transaction import TransactionProcessor
 from broker.processor.lane import Lane
 from broker.processor.offsets import OffsetCommits
+from broker.processor.plain_sends import PlainSends
 from broker.processor.pop_message import PopProcessor
 from broker.processor.pop_questions import PopQuestions
 from broker.processor.pull_message import PullProcessor
@@ -75,6 +76,7 @@ class Processors:
     """Everything that serves requests in one replica."""
 
     send: SendProcessor
+    plain: PlainSends
     atomic: AtomicProcessor
     pull: PullProcessor
     pop: PopProcessor
@@ -104,7 +106,7 @@ def make_routes(serving: Processors, lanes: Lanes) -> Mapping[int, Route]:
     return {
         # hot: answered in the pass that reads them
         Code.SEND_MESSAGE: send,
-        Code.SEND_MESSAGE_V2: send,
+        Code.SEND_MESSAGE_V2: hot(decode_send, serving.send.send, Needs.ADMITTING, serving.plain.take),
         Code.SEND_BATCH_MESSAGE: send,
         Code.SEND_ATOMIC: hot(decode_atomic_send, serving.atomic.send, Needs.ADMITTING),
         Code.PULL_MESSAGE: pull,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from broker.replication.base import LeaderHint, Outcome, Replies, Shortfall, Verdict
-from broker.replication.requests import Answer, Refused
-from trimq.wire.codes import ResponseCode
+from broker.replication.requests import Answer, Refused, RunAnswer
+from trimq.wire.codes import ResponseCode, SerializeType
 from trimq.wire.command import decode, encode, encode_response
-from trimq.wire.responses import encode_send_response, joined_ids
+from trimq.wire.responses import encode_send_response, joined_ids, send_response_parts
 
 __all__ = ["SendAnswers", "failure_frame", "leader_ext", "plain_ok", "refusal_frame", "settle"]
 
@@ -23,12 +23,14 @@ _SHORT: Final = {
 class SendAnswers:
     """Makes the success answers of sends. `store_host` is the address and port that records carry."""
 
-    __slots__ = ("_prefix", "_region", "_trace_on")
+    __slots__ = ("_prefix", "_region", "_trace_on", "parts")
 
     def __init__(self, store_host: bytes, region: str, *, trace_on: bool) -> None:
         self._prefix = store_host.hex().upper()
         self._region = region
         self._trace_on = trace_on
+        self.parts = send_response_parts(self._prefix, region, trace_on=trace_on)
+        """The constant parts of the header of a plain send's answer, for who makes many at once."""
 
     def stored(
         self,
@@ -104,19 +106,30 @@ def refusal_frame(answer: Answer, refused: Refused) -> bytes:
     return encode_response(answer.opaque, answer.serialize, refused.code, refused.ext, refused.remark)
 
 
-def settle(answers: Sequence[tuple[Answer, bytes]], outcome: Outcome, replies: Replies) -> None:
+def settle(answers: Sequence[tuple[Answer | RunAnswer, bytes]], outcome: Outcome, replies: Replies) -> None:
     """Hand every answer of an entry its frame."""
     add = replies.add
     if outcome.verdict is Verdict.OK:
         for answer, frame in answers:
             add(answer.reply, frame)
         return
-    if outcome.verdict is Verdict.SHORT:
-        for answer, frame in answers:
+    for answer, frame in _one_by_one(answers):
+        if outcome.verdict is Verdict.SHORT:
             add(answer.reply, _short(frame, outcome.shortfall))
-        return
-    for answer, _ in answers:
-        add(answer.reply, failure_frame(answer, outcome))
+        else:
+            add(answer.reply, failure_frame(answer, outcome))
+
+
+def _one_by_one(answers: Iterable[tuple[Answer | RunAnswer, bytes]]) -> Iterator[tuple[Answer, bytes]]:
+    for answer, frame in answers:
+        if isinstance(answer, Answer):
+            yield answer, frame
+            continue
+        at = 0
+        for opaque in answer.opaques:
+            end = at + 4 + int.from_bytes(frame[at : at + 4], "big")
+            yield Answer(answer.reply, opaque, SerializeType.JSON, ours=answer.ours), frame[at:end]
+            at = end
 
 
 def _short(frame: bytes, shortfall: Shortfall) -> bytes:

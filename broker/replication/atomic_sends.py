@@ -25,8 +25,8 @@ from broker.replication.base import Busy
 from broker.replication.control import create_topic
 from broker.replication.once import Place
 from broker.replication.open_batch import RUN_BYTES, OpenBatch
+from broker.replication.plain_runs import PlainRuns
 from broker.replication.requests import Answer, PutMessage, Refused
-from broker.replication.sends import Sends
 from broker.replication.terms import Term, illegal
 from trimq.errors import BadRequest
 from trimq.message.ids import offset_message_id
@@ -39,7 +39,7 @@ from trimq.wire.command import encode_response
 __all__ = ["AtomicSends"]
 
 
-class AtomicSends(Sends):
+class AtomicSends(PlainRuns):
     """Admission of several messages at once, whatever their topics."""
 
     def put_atomic(

@@ -1,8 +1,9 @@
 """The intake: everything that wants to be in the log comes in here, while this replica leads.
 
 It is the `EntrySource` of the replicator. Admission is synchronous; the replicator decides when a batch closes and what
-became of it. Four layers, each with a module of its own: `terms.Terms` (leadership, batches, outcomes), `sends.Sends`
-(messages, stored once), `atomic_sends.AtomicSends` (several topics in one entry), and here ops and consumer offsets.
+became of it. Five layers, each with a module of its own: `terms.Terms` (leadership, batches, outcomes), `sends.Sends`
+(messages, stored once), `plain_runs.PlainRuns` (many of them together), `atomic_sends.AtomicSends` (several topics in
+one entry), and here ops and consumer offsets.
 
 Promises:
 
@@ -32,7 +33,7 @@ from broker.replication.base import NotLeader, Outcome, Replies, Settled, Verdic
 from broker.replication.control import check_ops, create_group, create_topic, topic_change
 from broker.replication.leader_view import QueueEnds
 from broker.replication.offset_commits import tell_all
-from broker.replication.once import KeyLookup, LogView
+from broker.replication.once import Ids, KeyLookup, LogView
 from broker.replication.open_batch import OWN_BYTES, OpenBatch
 from broker.replication.requests import MARK_BYTES, Answer, OutcomeUnknown, ProducerSequence, PutMessage, Refused
 from broker.replication.terms import IntakeConfig, IntakeStatistics, Term, illegal
@@ -71,9 +72,9 @@ class Intake(AtomicSends):
         keys: KeyLookup | None,
         clock: Clock,
         config: IntakeConfig,
-        new_id: Callable[[], str],
+        ids: Ids,
     ) -> None:
-        super().__init__(state, log_view, queues, keys, clock, config, new_id)
+        super().__init__(state, log_view, queues, keys, clock, config, ids)
         self.on_flush: list[Callable[[], None]] = []
         """Called by `flush`: who puts things into the log only now and then puts them now."""
         self._offsets_wake = trio.Event()

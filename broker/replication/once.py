@@ -19,7 +19,7 @@ from trimq.message.properties import append, without
 from trimq.message.properties import get as get_property
 from trimq.message.record import Buffer, Record, unpack_record
 
-__all__ = ["UNIQ_KEY", "KeyLookup", "LogView", "Place", "identified", "place_of", "resembles", "same_id"]
+__all__ = ["UNIQ_KEY", "Ids", "KeyLookup", "LogView", "Place", "identified", "place_of", "resembles", "same_id"]
 
 UNIQ_KEY = b"UNIQ_KEY"
 _PROPERTIES_MAX = 32767
@@ -48,6 +48,14 @@ class LogView(Protocol):
     async def read_record(self, position: int) -> bytes:
         """The record that begins at `position`."""
         ...
+
+
+class Ids(Protocol):
+    """Makes unique ids of 32 ASCII digits (`trimq.message.ids.IdSource`)."""
+
+    def new_id(self) -> str: ...
+
+    def new_ids(self, count: int) -> list[str]: ...
 
 
 class KeyLookup(Protocol):

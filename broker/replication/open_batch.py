@@ -33,7 +33,7 @@ from broker.store.entry import (
 
 if TYPE_CHECKING:
     from broker.replication.base import Settled
-    from broker.replication.requests import Answer
+    from broker.replication.requests import Answer, RunAnswer
 
 __all__ = ["CLOSE_BYTES", "CLOSE_RECORDS", "OWN_BYTES", "RUN_BYTES", "BatchQueue", "OpenBatch", "TooLarge"]
 
@@ -92,8 +92,8 @@ class OpenBatch:
         self.own: list[tuple[int, int]] = []
         self.control: bytes | None = None
         """The payload, once closed."""
-        self.answers: list[tuple[Answer, bytes]] = []
-        """Answers that go out when the entry is acknowledged, ready made for success."""
+        self.answers: list[tuple[Answer | RunAnswer, bytes]] = []
+        """Answers that go out when the entry is acknowledged, ready made for success; a run's frames back to back."""
         self.callbacks: list[Settled] = []
         """Told the outcome when it is settled."""
         self.when_applied: list[Settled] = []

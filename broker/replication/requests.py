@@ -6,14 +6,23 @@ how a request is stored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from broker.metadata.ops import Op
 from broker.replication.base import NO_LEADER, LeaderHint, ReplicatorError, ReplyTo
 
-__all__ = ["MARK_BYTES", "NO_HOST", "Answer", "OutcomeUnknown", "ProducerSequence", "PutMessage", "Refused"]
+__all__ = [
+    "MARK_BYTES",
+    "NO_HOST",
+    "Answer",
+    "OutcomeUnknown",
+    "ProducerSequence",
+    "PutMessage",
+    "Refused",
+    "RunAnswer",
+]
 
 NO_HOST = bytes(8)
 """An unknown IPv4 address and port, as records store it."""
@@ -46,6 +55,15 @@ class Answer:
     """The client said HELLO: it understands codes from 9100 (NOT_STORED, OUTCOME_UNKNOWN)."""
     ok_frame: bytes | None = None
     """Sent on success instead of a send response (send-back, topic creation ...)."""
+
+
+@dataclass(slots=True)
+class RunAnswer:
+    """Where the answers to a run of sends go, all of one connection and with JSON headers."""
+
+    reply: ReplyTo
+    opaques: Sequence[int]
+    ours: bool
 
 
 @dataclass(slots=True)

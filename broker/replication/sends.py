@@ -41,6 +41,7 @@ from broker.replication.leader_view import QueueEnds
 from broker.replication.lookups import Held, Job, Lookups
 from broker.replication.once import (
     UNIQ_KEY,
+    Ids,
     KeyLookup,
     LogView,
     Place,
@@ -61,11 +62,11 @@ from trimq.wire.codes import ResponseCode
 if TYPE_CHECKING:
     from trimq.env import Clock
 
-__all__ = ["Sends"]
+__all__ = ["RECORD_BYTES", "Sends"]
 
 log = logging.getLogger(__name__)
 
-_RECORD_BYTES: Final = 88 + 24 + 4
+RECORD_BYTES: Final = 88 + 24 + 4
 """A record beside topic, body and properties, with IPv6 hosts."""
 _PROPERTIES_MAX: Final = 32_767
 _TOLD_GROUPS_MAX: Final = 4096
@@ -82,10 +83,10 @@ class Sends(Terms):
         keys: KeyLookup | None,
         clock: Clock,
         config: IntakeConfig,
-        new_id: Callable[[], str],
+        ids: Ids,
     ) -> None:
         super().__init__(state, log_view, queues, clock, config)
-        self._new_id = new_id
+        self._ids = ids
         self._told_groups: set[str] = set()  # membership only, never iterated
         self._rotation = 0
         self._lookups = Lookups(
@@ -124,7 +125,7 @@ class Sends(Terms):
         elif not req.own:
             uniq = get_property(req.properties, UNIQ_KEY)
             if uniq is None:  # the new id is nobody else's: there is nothing to look up
-                req.properties = identified(req.properties, self._new_id())
+                req.properties = identified(req.properties, self._ids.new_id())
             elif self.state.id_window.enabled:
                 key_hash = id_key(req.topic, uniq, req.reconsume_times)
                 if view.find_id(key_hash) is not None:
@@ -148,7 +149,7 @@ class Sends(Terms):
             queue_id = self._queue(info, queue_id)
         if len(properties) > _PROPERTIES_MAX:
             raise illegal(f"properties of {len(properties)} bytes; at most {_PROPERTIES_MAX}")
-        need = len(topic) + len(body) + len(properties) + len(creation) + (_RECORD_BYTES + RUN_BYTES)
+        need = len(topic) + len(body) + len(properties) + len(creation) + (RECORD_BYTES + RUN_BYTES)
         if req.mark is not None:
             need += MARK_BYTES
         batch = term.batches.current
@@ -280,7 +281,7 @@ class Sends(Terms):
         for number, element in enumerate(send.elements):
             uniq = get_property(element.properties, UNIQ_KEY)
             if uniq is None:
-                element = BatchElement(element.body, identified(element.properties, self._new_id()), element.flag)
+                element = BatchElement(element.body, identified(element.properties, self._ids.new_id()), element.flag)
             elements.append(element)
             ids.append(uniq)
             if uniq is None or not enabled:  # a new id is nobody else's: there is nothing to look up
@@ -348,7 +349,7 @@ class Sends(Terms):
         queue_id = head.queue_id
         if not 0 <= queue_id < info.write_queues:
             queue_id = self._queue(info, queue_id)
-        need = sum(map(len, creation)) + RUN_BYTES + len(fresh) * (_RECORD_BYTES + len(topic))
+        need = sum(map(len, creation)) + RUN_BYTES + len(fresh) * (RECORD_BYTES + len(topic))
         if head.mark is not None:
             need += MARK_BYTES
         for number in fresh:

@@ -13,6 +13,7 @@ from types import FrameType
 import pytest
 
 from broker.replication.requests import Answer
+from tests.intake.test_plain_runs import Server, frame
 from tests.support.intake_bench import Client, Replica, message
 from trimq.message.batch import BatchElement
 from trimq.message.properties import get
@@ -72,6 +73,16 @@ def test_a_message(replica: Replica, numbered: bool, bound: float) -> None:
             put(request, answer)
 
     assert calls(work) / COUNT < bound
+
+
+@pytest.mark.parametrize(("ext", "bound"), [({}, 0.4), ({"i": "UNIQ_KEY\x01%012d\x02"}, 16)], ids=["bare", "id"])
+def test_a_send_of_a_run(ext: dict[str, str], bound: float) -> None:
+    """From the frame on, with its answer."""
+    pytest.importorskip("broker.replication._plain_sends", reason="no C compiler where trimq was installed")
+    server = Server(runs=True)
+    frames = [frame({key: value % n for key, value in ext.items()}, body=bytes(100)) for n in range(COUNT)]
+    assert calls(lambda: server.serve(frames)) / COUNT < bound
+    assert server.taken == COUNT
 
 
 @pytest.mark.parametrize(("properties", "bound"), [(IDENTIFIED, 43), (b"WAIT\x01true\x02%.0d", 30)], ids=["id", "bare"])

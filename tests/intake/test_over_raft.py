@@ -72,18 +72,21 @@ class IntakeMachine(Machine):
     def __init__(self, cluster: Cluster, name: str) -> None:
         super().__init__(cluster, name)
         self.member: Member | None = None
-        self.ids = 0
+        self.made = 0
 
-    def _new_id(self) -> str:
-        self.ids += 1
-        return f"{self.name}-{self.ids}"
+    def new_id(self) -> str:
+        self.made += 1
+        return f"{self.name}-{self.made}"
+
+    def new_ids(self, count: int) -> list[str]:
+        return [self.new_id() for _ in range(count)]
 
     async def _run_group(self, node: RaftNode, group: str, *, task_status: trio.TaskStatus[None]) -> None:
         cluster, disk = self.cluster, self.disks[group]
         rng = random.Random(f"{cluster.seed}/{self.name}/{self.lives}")
         async with open_state_store(disk) as store, trio.open_nursery() as nursery:
             config = IntakeConfig(store_host=HOST)
-            intake = Intake(store.state, store.log, store.queues, None, TestClock(), config, self._new_id)
+            intake = Intake(store.state, store.log, store.queues, None, TestClock(), config, self)
             replicator = RaftReplicator(node, store, intake, cluster.config(self.name, group), disk, rng)
             self.member = Member(store, intake, replicator)
             assert isinstance(cluster, IntakeCluster)

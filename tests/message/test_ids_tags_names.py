@@ -60,6 +60,14 @@ def test_ids_are_never_the_same_even_when_the_clock_stands_still_or_goes_back() 
     assert all(len(one) == 32 for one in seen)
 
 
+@pytest.mark.parametrize("count", [0, 1, 2, 70_000])
+def test_many_ids_are_those_that_would_come_one_by_one(count: int) -> None:
+    now = datetime(2026, 3, 1, tzinfo=UTC)
+    one, many = source(now)[0], source(now)[0]
+    assert many.new_ids(count) == [one.new_id() for _ in range(count)]
+    assert many.new_id() == one.new_id()
+
+
 def test_an_id_carries_the_time_since_the_start_of_the_month() -> None:
     now = datetime(2026, 12, 31, 23, 59, 59, 5000, tzinfo=UTC)
     made, clock = source(now)

@@ -170,15 +170,18 @@ class Replica:
             self.keys,
             self.clock,
             config or IntakeConfig(store_host=HOST),
-            self._new_id,
+            self,
         )
         self.intake.attach(self.owner)
         self.tickets: list[tuple[int, Ticket]] = []
         self.term = 0
 
-    def _new_id(self) -> str:
+    def new_id(self) -> str:
         self._ids += 1
         return f"BROKER{self._ids:026d}"
+
+    def new_ids(self, count: int) -> list[str]:
+        return [self.new_id() for _ in range(count)]
 
     # --- replicator
 

@@ -70,6 +70,17 @@ class IdSource:
             self._month_start, self._month_end = _month_around(now)
         return "%s%08X%04X" % (self._prefix, (now - self._month_start) & 0xFFFFFFFF, counter)  # noqa: UP031  twice as fast
 
+    def new_ids(self, count: int) -> list[str]:
+        """What `count` calls of `new_id` in one moment give, quicker."""
+        ids: list[str] = []
+        while len(ids) < count:
+            ids.append(self.new_id())
+            head, counter = ids[-1][:-4], self._counter
+            more = min(count - len(ids), 0xFFFF - counter)
+            ids += ["%s%04X" % (head, each) for each in range(counter + 1, counter + 1 + more)]  # noqa: UP031
+            self._counter = counter + more
+        return ids
+
 
 def _month_around(wall_ms: int) -> tuple[int, int]:
     start = datetime.fromtimestamp(wall_ms / 1000, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)

@@ -6,6 +6,7 @@ the general encoder does it. Values are always text, which is all that some clie
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from struct import Struct as Layout
 from typing import Final
@@ -16,7 +17,14 @@ from trimq.wire.header_json import json_text
 from trimq.wire.headers.pull import PullResponse
 from trimq.wire.headers.send import SendResponse
 
-__all__ = ["DEFAULT_REGION", "MAX_LISTED_IDS", "encode_pull_head", "encode_send_response", "joined_ids"]
+__all__ = [
+    "DEFAULT_REGION",
+    "MAX_LISTED_IDS",
+    "encode_pull_head",
+    "encode_send_response",
+    "joined_ids",
+    "send_response_parts",
+]
 
 DEFAULT_REGION: Final = "DefaultRegion"
 
@@ -29,6 +37,7 @@ _SEND: Final = (
     b'{"code":%d,"extFields":{%b"msgId":"%b","queueId":"%d","queueOffset":"%d"%b},"flag":1,'
     b'"language":"PYTHON","opaque":%d' + _TAIL
 )
+_BETWEEN: Final = re.compile(rb"%[bd]")
 _PULL: Final = (
     b'{"code":%d,"extFields":{"maxOffset":"%d","minOffset":"%d","nextBeginOffset":"%d","suggestWhichBrokerId":"%d"},'
     b'"flag":1,"language":"PYTHON","opaque":%d%b' + _TAIL
@@ -81,6 +90,14 @@ def encode_send_response(
         more += b',"dup":"1"'
     header = _SEND % (code, _region(region, trace_on), msg_id.encode(), queue_id, queue_offset, more, opaque)
     return _WORDS.pack(len(header) + 4, len(header)) + header
+
+
+def send_response_parts(id_prefix: str, region: str, *, trace_on: bool) -> tuple[bytes, bytes, bytes, bytes, bytes]:
+    """What stands in the JSON header of `encode_send_response` before, between and after the four values of a plain
+    answer: the last 16 digits of the id (which begins with `id_prefix`), queue id, queue offset, opaque."""
+    begin, to_region, to_id, to_queue, to_offset, to_more, to_opaque, end = _BETWEEN.split(_SEND)
+    before_id = b"".join((begin, b"0", to_region, _region(region, trace_on), to_id, id_prefix.encode()))
+    return before_id, to_queue, to_offset, to_more + to_opaque, end
 
 
 def encode_pull_head(

@@ -1,0 +1,73 @@
+"""Sends by the run: the quick way for what a client's read pass brings, in front of `SendProcessor`.
+
+It takes what the compiled module finds plain and the rules of sending let pass without a word, and leaves everything
+else where it stands. Without the compiled module it takes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+from broker.config import BrokerConfig
+from broker.metrics import Counters
+from broker.processor.send_message import born_host
+from broker.replication.base import ReplyTo
+from broker.replication.intake import Intake
+from trimq.message import names
+
+try:
+    from broker.replication._plain_sends import Run
+except ImportError:  # installed without a compiler
+    _make_run = None
+else:
+    _make_run = Run
+
+__all__ = ["PlainSends"]
+
+Take = Callable[[ReplyTo, Sequence[bytes], int], int]
+
+_MOST = 1_024
+"""Sends looked at ahead. After one that was not plain only one, then more and more: often many in a row are not, such
+as those that a client sends again after a failover."""
+_V4_BYTES = 8
+"""A host with an IPv4 address, as records store it."""
+
+
+class PlainSends:
+    """Takes runs of sends of one replica. Register `take`, if there is one, for a leader that admits."""
+
+    def __init__(self, config: BrokerConfig, intake: Intake, counters: Counters) -> None:
+        self._config = config
+        self._intake = intake
+        self._counters = counters
+        self._most = _MOST
+
+    @property
+    def take(self) -> Take | None:
+        """None: not on this machine, or not with this broker's address."""
+        compiled = _make_run is not None and len(self._intake.config.store_host) == _V4_BYTES
+        return self._take if compiled else None
+
+    def _take(self, reply: ReplyTo, frames: Sequence[bytes], first: int) -> int:
+        """Admit sends from frame number `first` on; returns how many, perhaps none. Raises `NotLeader`."""
+        assert _make_run is not None
+        host = born_host(reply.peer)
+        if not self._config.permission & 2 or len(host) != _V4_BYTES:
+            return 0
+        run = _make_run(frames, first, self._most, self._config.max_message_bytes)
+        for number, topic in enumerate(run.topics):
+            if not _open_to_clients(topic):
+                run.end_before_topic(number)
+        taken = self._intake.put_run(run, reply, host) if run.count else 0
+        self._most = min(2 * self._most, _MOST) if taken else 1
+        self._counters.put_messages += taken
+        self._counters.put_bytes += run.body_bytes(0, taken)
+        return taken
+
+
+@lru_cache(maxsize=16_384)
+def _open_to_clients(topic: bytes) -> bool:
+    """Whether nothing about this topic needs a closer look at who sends to it. Cached: producers use few."""
+    name = topic.decode()
+    return not names.is_reserved(name) and not names.is_derived(name)
