@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import trio
 
 __all__ = ["Signal"]
 
 
 class Signal:
-    """An event that re-arms itself. Many `set` before the owner runs are one wake-up."""
+    """An event that re-arms itself. Many `set` before the owner runs are one wake-up.
 
-    __slots__ = ("_event",)
+    A group's owner waits some eight times for a message that is sent alone, so there is no object for each wait.
+    """
+
+    __slots__ = ("_set", "_waiter")
 
     def __init__(self) -> None:
-        self._event = trio.Event()
+        self._set = False
+        self._waiter: trio.lowlevel.Task | None = None
 
     def set(self) -> None:
         """Wake the owner, now or when it waits next."""
-        self._event.set()
+        self._set = True
+        if self._waiter is not None:
+            waiter, self._waiter = self._waiter, None
+            trio.lowlevel.reschedule(waiter)
 
     @property
     def is_set(self) -> bool:
         """Would `wait` return at once?"""
-        return self._event.is_set()
+        return self._set
 
     async def wait(self) -> None:
         """Wait for a `set` since the last return. Cancelled: the wake-up is kept."""
-        await self._event.wait()
-        self._event = trio.Event()
+        if self._set:
+            await trio.lowlevel.checkpoint()
+        else:
+            assert self._waiter is None, "a signal has one owner"
+            self._waiter = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._abort)
+        self._set = False
+
+    def _abort(self, raise_cancel: Callable[[], object]) -> trio.lowlevel.Abort:
+        self._waiter = None
+        return trio.lowlevel.Abort.SUCCEEDED

@@ -77,6 +77,8 @@ class GroupRules(Rules):
         """raftUnsafeAsyncFlush."""
         self.belief = Belief.WHOLE
         """What this replica's own log proves (`ha.trust`): where it is doubted, the own grant counts for nothing."""
+        self._plain: tuple[Membership | None, Membership | None] = (None, None)
+        """The newest membership and the one before, when both are Raft's: asked several times a turn."""
 
     # what is in force
 
@@ -98,6 +100,14 @@ class GroupRules(Rules):
 
     def raft_only(self, core: CoreState) -> bool:
         """Nothing but Raft is in force."""
+        current, before = core.membership, core.memberships.before
+        if current is not None and current is self._plain[0] and before is self._plain[1]:
+            return True
+        if current is not None and all(
+            detail_of(each).strategy == RAFT for each in (current, before) if each is not None
+        ):
+            self._plain = (current, before)
+            return True
         return all(strategy == RAFT for strategy in self.strategies(core))
 
     def wants_sync(self, core: CoreState) -> bool:
