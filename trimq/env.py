@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, runtime_checkable
 
-__all__ = ["Addressed", "Clock", "Network", "Stream", "StreamHandler", "TaskStatus"]
+__all__ = ["Addressed", "Clock", "Network", "Prompt", "Stream", "StreamHandler", "TaskStatus"]
 
 
 class Clock(Protocol):
@@ -40,6 +40,18 @@ class Stream(Protocol):
 
     async def aclose(self) -> None:
         """Close at once, also under cancellation. Closing twice is harmless."""
+        ...
+
+
+@runtime_checkable
+class Prompt(Protocol):
+    """A stream that can also send from where nothing may wait."""
+
+    def send_now(self, data: bytes) -> int:
+        """Send what goes out at once; returns how many bytes that was, perhaps none. Never fails.
+
+        Not while a `send_all` is under way.
+        """
         ...
 
 

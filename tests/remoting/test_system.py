@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import resource
 import socket
-from collections.abc import Sequence
+import struct
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
@@ -14,9 +17,9 @@ import trio.lowlevel
 from trimq.env import Stream
 from trimq.logs import FactsFormatter
 from trimq.remoting.client import open_remoting_client
-from trimq.remoting.server import Connection, RemotingServer, serve_remoting
+from trimq.remoting.server import Connection, Limits, RemotingServer, serve_remoting
 from trimq.remoting.system import AnyioNetwork, SystemClock, TrioNetwork, connection_limit
-from trimq.wire.command import Command, decode, response_to
+from trimq.wire.command import Command, decode, encode, response_to
 
 
 class Addresses:
@@ -100,3 +103,72 @@ async def test_a_refused_connect_is_told_apart() -> None:
         port = probe.getsockname()[1]
     with pytest.raises(ConnectionRefusedError):
         await TrioNetwork().connect("127.0.0.1", port)
+
+
+class Mailbox:
+    """Says nothing by itself."""
+
+    def __init__(self) -> None:
+        self.conn: Connection | None = None
+        self.met = trio.Event()
+
+    def on_frames(self, conn: Connection, frames: Sequence[bytes]) -> None:
+        self.conn = conn
+        self.met.set()
+
+    def on_closed(self, conn: Connection) -> None:
+        pass
+
+
+@asynccontextmanager
+async def talking(limits: Limits | None = None) -> AsyncIterator[tuple[Connection, trio.SocketStream]]:
+    """A connection at a server, and its client."""
+    mailbox = Mailbox()
+    async with trio.open_nursery() as nursery:
+        server = RemotingServer(mailbox, limits=limits or Limits())
+        port: int = await nursery.start(server.serve, TrioNetwork(), "127.0.0.1", 0)
+        client = await trio.open_tcp_stream("127.0.0.1", port)
+        await client.send_all(encode(Command(code=10)))
+        await mailbox.met.wait()
+        assert mailbox.conn is not None
+        yield mailbox.conn, client
+        await client.aclose()
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.trio
+async def test_an_answer_goes_out_before_any_task_runs() -> None:
+    async with talking() as (conn, client):
+        conn.send(b"answer")
+        assert conn.queued == 0
+        raw = socket.socket(fileno=os.dup(client.socket.fileno()))
+        with raw:
+            assert raw.recv(100, socket.MSG_DONTWAIT) == b"answer"
+
+
+@pytest.mark.trio
+async def test_what_does_not_go_out_at_once_follows_in_order() -> None:
+    """Ten megabytes to a client that does not read yet: the socket takes some, the writer the rest."""
+    async with talking(Limits(queued_max_bytes=64 << 20, held_max_bytes=64 << 20)) as (conn, client):
+        frames = [bytes([number % 251]) * (1 + number * 131 % 5_000) for number in range(4_000)]
+        for number, frame in enumerate(frames):
+            conn.send(frame)
+            if number % 1_000 == 0:
+                await trio.lowlevel.checkpoint()
+        assert conn.queued > 0
+        wanted, got = b"".join(frames), bytearray()
+        while len(got) < len(wanted):
+            got += await client.receive_some(1 << 20)
+        assert got == wanted
+        assert conn.queued == 0
+
+
+@pytest.mark.trio
+async def test_a_connection_that_broke_is_found_by_the_writer() -> None:
+    async with talking() as (conn, client):
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await client.aclose()
+        with trio.fail_after(5):
+            while not conn.closed:
+                conn.send(bytes(1000))
+                await trio.sleep(0.001)

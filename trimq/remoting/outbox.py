@@ -52,6 +52,11 @@ class Outbox:
         self.size -= len(piece)
         return piece
 
+    def put_back(self, rest: bytes) -> None:
+        """What was taken last did not all go out."""
+        self._parts.appendleft(rest)
+        self.size += len(rest)
+
     def clear(self) -> int:
         """Drop everything; return how many bytes that was."""
         size, self.size = self.size, 0

@@ -16,6 +16,7 @@ connection open for a quarter of an hour.
 from __future__ import annotations
 
 import errno
+import os
 import resource
 import socket
 import sys
@@ -112,6 +113,13 @@ class TrioStream:
             await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise _lost(error) from error
+
+    def send_now(self, data: bytes) -> int:
+        """See `trimq.env.Prompt`."""
+        try:
+            return os.write(self._stream.socket.fileno(), data)
+        except OSError:  # no room, or the link is gone: `send_all` waits, or says so
+            return 0
 
     async def aclose(self) -> None:
         await self._stream.aclose()
