@@ -14,14 +14,8 @@ from broker.metrics import Counters
 from broker.processor.send_message import born_host
 from broker.replication.base import ReplyTo
 from broker.replication.intake import Intake
+from broker.replication.plain_runs import make_run
 from trimq.message import names
-
-try:
-    from broker.replication._plain_sends import Run
-except ImportError:  # installed without a compiler
-    _make_run = None
-else:
-    _make_run = Run
 
 __all__ = ["PlainSends"]
 
@@ -30,8 +24,6 @@ Take = Callable[[ReplyTo, Sequence[bytes], int], int]
 _MOST = 1_024
 """Sends looked at ahead. After one that was not plain only one, then more and more: often many in a row are not, such
 as those that a client sends again after a failover."""
-_V4_BYTES = 8
-"""A host with an IPv4 address, as records store it."""
 
 
 class PlainSends:
@@ -46,20 +38,18 @@ class PlainSends:
     @property
     def take(self) -> Take | None:
         """None: not on this machine, or not with this broker's address."""
-        compiled = _make_run is not None and len(self._intake.config.store_host) == _V4_BYTES
-        return self._take if compiled else None
+        return self._take if self._intake.takes_runs else None
 
     def _take(self, reply: ReplyTo, frames: Sequence[bytes], first: int) -> int:
         """Admit sends from frame number `first` on; returns how many, perhaps none. Raises `NotLeader`."""
-        assert _make_run is not None
-        host = born_host(reply.peer)
-        if not self._config.permission & 2 or len(host) != _V4_BYTES:
+        assert make_run is not None
+        if not self._config.permission & 2:
             return 0
-        run = _make_run(frames, first, self._most, self._config.max_message_bytes)
+        run = make_run(frames, first, self._most, self._config.max_message_bytes)
         for number, topic in enumerate(run.topics):
             if not _open_to_clients(topic):
                 run.end_before_topic(number)
-        taken = self._intake.put_run(run, reply, host) if run.count else 0
+        taken = self._intake.put_run(run, reply, born_host(reply.peer)) if run.count else 0
         self._most = min(2 * self._most, _MOST) if taken else 1
         self._counters.put_messages += taken
         self._counters.put_bytes += run.body_bytes(0, taken)

@@ -18,6 +18,7 @@ from broker.metrics import Counters
 from broker.processor.request import Refused, Typed, later
 from broker.replication.base import ReplyTo
 from broker.replication.intake import Intake
+from broker.replication.plain_runs import make_batch
 from broker.replication.requests import NO_HOST, Answer, PutMessage
 from broker.service.delay import PROPERTIES_MAX
 from broker.service.half import HALF_TOPIC, halve
@@ -162,6 +163,13 @@ class SendProcessor:
         halve(head, found, self._placing.queue_of(head))
 
     def _put_batch(self, head: PutMessage, request: Typed[SendHeader], reply: ReplyTo) -> None:
+        answer = later(request, reply, ours=head.sequence is not None)
+        if make_batch is not None:
+            batch = make_batch(request.body, head.sequence is not None)
+            if self._intake.put_batch_run(head, batch, answer):
+                self._counters.put_messages += batch.count
+                self._counters.put_bytes += len(request.body)
+                return
         try:
             elements = iter_batch(request.body)
         except RecordError as error:
@@ -172,7 +180,7 @@ class SendProcessor:
                     ResponseCode.MESSAGE_ILLEGAL,
                     "a batch cannot hold delayed or transactional messages: send those one by one",
                 )
-        self._intake.put_elements(head, elements, later(request, reply, ours=head.sequence is not None))
+        self._intake.put_elements(head, elements, answer)
         self._counters.put_messages += len(elements)
         self._counters.put_bytes += len(request.body)
 

@@ -1,4 +1,4 @@
-"""A run of plain sends, where it is compiled (`_plain_sends.pyx`)."""
+"""Plain sends, where they are compiled (`_plain_sends.pyx`)."""
 
 from collections.abc import Callable, Sequence
 from typing import final
@@ -53,3 +53,33 @@ class Run:
         after: bytes,
     ) -> tuple[bytes, list[int]]: ...
     def body_bytes(self, first: int, end: int) -> int: ...
+
+@final
+class Batch:
+    """The elements of a batch's body; `count` is 0 when they are not all plain."""
+
+    def __new__(cls, raw: bytes, numbered: bool) -> Batch: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def without_id(self) -> int: ...
+    @property
+    def text_bytes(self) -> int: ...
+    def keys(
+        self, topic: bytes, reconsume_times: int, id_key: Callable[[bytes, bytes, int], int]
+    ) -> list[int | None]: ...
+    def records(
+        self,
+        crc32: Callable[[bytes], int],
+        ids: list[str],
+        topic: bytes,
+        queue_id: int,
+        queue_offset: int,
+        position: int,
+        sys_flag: int,
+        born_ms: int,
+        born_host: bytes,
+        store_ms: int,
+        store_host: bytes,
+        reconsume_times: int,
+    ) -> tuple[list[bytes], list[int]]: ...

@@ -41,13 +41,18 @@ cdef struct Value:
     bint quoted
     bint escaped
 
-cdef struct Send:
+cdef struct Text:           # what a message brings; `own_id`: bytes of an id that it gets
     const uint8_t* body
     const uint8_t* properties
     const uint8_t* unique
     Py_ssize_t body_size
     Py_ssize_t properties_size
     Py_ssize_t unique_size
+    Py_ssize_t own_id
+    int32_t flag
+
+cdef struct Send:
+    Text text
     Py_ssize_t record_size
     int64_t born_ms
     int64_t queue_offset
@@ -58,7 +63,6 @@ cdef struct Send:
     int32_t epoch
     int32_t topic
     int32_t queue_id
-    int32_t flag
     int32_t sys_flag
     int32_t reconsume_times
     int32_t opaque
@@ -221,24 +225,96 @@ cdef bint _special(const uint8_t* raw, Py_ssize_t size) noexcept nogil:
         or memmem(raw, size, b"DELAY", 5) != NULL
         or memmem(raw, size, b"TIMER_", 6) != NULL
         or memmem(raw, size, b"__STARTDELIVERTIME", 18) != NULL
-        or memmem(raw, size, b"REPLY_TO_CLIENT", 15) != NULL
     )
 
 
-cdef void _unique_of(Send* send) noexcept nogil:
-    """UNIQ_KEY of the properties: the last that is not empty counts. Agrees with `properties.get`."""
-    cdef const uint8_t* raw = send.properties
-    cdef const uint8_t* end = raw + send.properties_size
+# -- messages and their records ---------------------------------------------------------------------------------------
+
+cdef void _find_unique(Text* text, bint numbered) noexcept nogil:
+    """UNIQ_KEY of the properties: the last that is not empty counts. Agrees with `properties.get`.
+
+    `own_id` becomes what an id of the broker's takes, where there is none and the producer does not number.
+    """
+    cdef const uint8_t* raw = text.properties
+    cdef const uint8_t* end = raw + text.properties_size
     cdef const uint8_t* stop
-    send.unique_size = 0
+    text.unique_size = text.own_id = 0
     while raw < end:
         stop = <const uint8_t*>memchr(raw, 2, end - raw)
         if stop == NULL:
             stop = end
         if stop - raw > 9 and memcmp(raw, b"UNIQ_KEY\x01", 9) == 0:
-            send.unique = raw + 9
-            send.unique_size = stop - raw - 9
+            text.unique = raw + 9
+            text.unique_size = stop - raw - 9
         raw = stop + 1
+    if not numbered and not text.unique_size:
+        text.own_id = OWN_ID + (text.properties_size > 0 and end[-1] != 2)
+
+
+cdef struct Head:
+    int64_t queue_offset
+    int64_t position
+    int64_t born_ms
+    int64_t store_ms
+    const uint8_t* born_host
+    const uint8_t* store_host
+    const uint8_t* topic
+    Py_ssize_t topic_size
+    int32_t queue_id
+    int32_t sys_flag
+    int32_t reconsume_times
+
+
+cdef bytes _record(const Text* text, const Head* head, crc32, own_id):
+    """A message as `trimq.message.record.pack_record` writes it. `own_id`: where it has none."""
+    cdef Py_ssize_t properties_size = text.properties_size + text.own_id
+    cdef Py_ssize_t size = LEAST + head.topic_size + text.body_size + properties_size, digits = 0
+    cdef bytes body = PyBytes_FromStringAndSize(<const char*>text.body, text.body_size)
+    cdef bytes record = PyBytes_FromStringAndSize(NULL, size)
+    cdef uint8_t* at = <uint8_t*>PyBytes_AS_STRING(record)
+    cdef const char* own
+    _put4(at, <uint32_t>size)
+    _put4(at + 4, <uint32_t>MAGIC)
+    _put4(at + 8, <uint32_t>crc32(body) & 0x7FFFFFFF)
+    _put4(at + 12, <uint32_t>head.queue_id)
+    _put4(at + 16, <uint32_t>text.flag)
+    _put8(at + 20, <uint64_t>head.queue_offset)
+    _put8(at + 28, <uint64_t>head.position)
+    _put4(at + 36, <uint32_t>head.sys_flag & ~<uint32_t>HOSTS_V6)
+    _put8(at + 40, <uint64_t>head.born_ms)
+    memcpy(at + 48, head.born_host, 8)
+    _put8(at + 56, <uint64_t>head.store_ms)
+    memcpy(at + 64, head.store_host, 8)
+    _put4(at + 72, <uint32_t>head.reconsume_times)
+    _put8(at + 76, 0)
+    _put4(at + 84, <uint32_t>text.body_size)
+    at += FIXED
+    memcpy(at, text.body, text.body_size)
+    at += text.body_size
+    at[0] = <uint8_t>head.topic_size
+    memcpy(at + 1, head.topic, head.topic_size)
+    at += 1 + head.topic_size
+    at[0], at[1] = properties_size >> 8, properties_size & 0xFF
+    at += 2
+    memcpy(at, text.properties, text.properties_size)
+    if text.own_id:
+        at += text.properties_size
+        if text.own_id > OWN_ID:
+            at[0] = 2
+            at += 1
+        own = PyUnicode_AsUTF8AndSize(own_id, &digits)
+        if digits != ID_DIGITS:
+            raise ValueError("an id of another length")
+        memcpy(at, b"UNIQ_KEY\x01", 9)
+        memcpy(at + 9, own, ID_DIGITS)
+        at[9 + ID_DIGITS] = 2
+    return record
+
+
+cdef int _check_hosts(bytes born_host, bytes store_host) except -1:
+    if PyBytes_GET_SIZE(born_host) != 8 or PyBytes_GET_SIZE(store_host) != 8:
+        raise ValueError("a plain send has hosts of 8 bytes")
+    return 0
 
 
 cdef enum:
@@ -305,7 +381,7 @@ cdef const uint8_t* _fields(
                 elif letter == 102:  # f
                     send.sys_flag = <int32_t>number
                 elif letter == 104:  # h
-                    send.flag = <int32_t>number
+                    send.text.flag = <int32_t>number
                 elif letter == 106:  # j
                     send.reconsume_times = <int32_t>number
         elif name.size == 3 and memcmp(name.at, b"pid", 3) == 0:
@@ -413,6 +489,10 @@ cdef bint _header(const uint8_t* at, const uint8_t* end, Send* send, Slice* topi
     return at + 1 == end and seen & 7 == 7
 
 
+cdef object _key_of(const Text* text, bytes topic, int32_t reconsume_times, id_key):
+    return id_key(topic, PyBytes_FromStringAndSize(<const char*>text.unique, text.unique_size), reconsume_times)
+
+
 # -- the run ----------------------------------------------------------------------------------------------------------
 
 cdef class Run:
@@ -463,29 +543,30 @@ cdef class Run:
         cdef Py_ssize_t size = PyBytes_GET_SIZE(frame), header = _header_size(frame)
         cdef Slice topic
         cdef Value properties
+        cdef Py_ssize_t taken
         if header <= 0:
             return NULL
         properties.at, properties.size, properties.escaped = data, 0, False
-        send.queue_id = send.sys_flag = send.flag = send.reconsume_times = 0
+        send.queue_id = send.sys_flag = send.text.flag = send.reconsume_times = 0
         send.oneway = False
         if not _header(data + 4, data + 4 + header, send, &topic, &properties):
             return NULL
-        send.body, send.body_size = data + 4 + header, size - 4 - header
-        if send.body_size > body_max:
+        send.text.body, send.text.body_size = data + 4 + header, size - 4 - header
+        if send.text.body_size > body_max:
             return NULL
-        send.properties = text
-        send.properties_size = _unescaped(&properties, text)
-        if not 0 <= send.properties_size <= PROPERTIES_MAX or _special(text, send.properties_size):
+        taken = _unescaped(&properties, text)
+        if not 0 <= taken <= PROPERTIES_MAX or _special(text, taken):
             return NULL
-        _unique_of(send)
+        if memmem(text, taken, b"REPLY_TO_CLIENT", 15) != NULL:
+            return NULL
+        send.text.properties, send.text.properties_size = text, taken
+        _find_unique(&send.text, send.numbered)
         if self.count and send.numbered != self.numbered:
             return NULL
         self.numbered = send.numbered
         send.topic = self._topic(&topic)
-        send.record_size = LEAST + topic.size + send.body_size + send.properties_size
-        if not send.numbered and not send.unique_size:
-            send.record_size += OWN_ID + (send.properties_size > 0 and text[send.properties_size - 1] != 2)
-        return text + send.properties_size
+        send.record_size = LEAST + topic.size + send.text.body_size + taken + send.text.own_id
+        return text + taken
 
     cdef int32_t _topic(self, Slice* topic) except -1:
         """The number of a topic; neighbours mostly have the same."""
@@ -526,12 +607,8 @@ cdef class Run:
         cdef Send* send
         for number in range(self.count):
             send = &self._sends[number]
-            if send.unique_size:
-                found[number] = id_key(
-                    self.topics[send.topic],
-                    PyBytes_FromStringAndSize(<const char*>send.unique, send.unique_size),
-                    send.reconsume_times,
-                )
+            if send.text.unique_size:
+                found[number] = _key_of(&send.text, self.topics[send.topic], send.reconsume_times, id_key)
         return found
 
     def sequence(self, Py_ssize_t number):
@@ -545,8 +622,8 @@ cdef class Run:
         self._check(first, end)
         cdef Py_ssize_t number, count = 0
         for number in range(first, end):
-            count += not self._sends[number].unique_size
-        return 0 if self.numbered else count
+            count += self._sends[number].text.own_id > 0
+        return count
 
     def bytes_wanted(self, Py_ssize_t number, Py_ssize_t beside):
         """Topic, body and properties of one send and what stands beside them."""
@@ -600,69 +677,29 @@ cdef class Run:
                 int64_t store_ms, bytes store_host, int32_t multi_tags_flag):
         """The records of placed sends. `ids` for those that have none; `multi_tags`: one boolean per topic."""
         self._check(first, end)
-        if PyBytes_GET_SIZE(born_host) != 8 or PyBytes_GET_SIZE(store_host) != 8:
-            raise ValueError("a plain send has hosts of 8 bytes")
+        _check_hosts(born_host, store_host)
         cdef list made = [None] * (end - first)
-        cdef Py_ssize_t number, taken = 0, topic_size, properties_size
+        cdef Py_ssize_t number, taken = 0
         cdef Send* send
-        cdef bytes record, topic, body
-        cdef const char* own
-        cdef Py_ssize_t digits = 0
-        cdef uint8_t* at
-        cdef uint8_t* to
-        cdef uint32_t sys_flag
-        cdef bint separate
+        cdef Head head
+        cdef bytes topic
+        head.born_host = <const uint8_t*>PyBytes_AS_STRING(born_host)
+        head.store_host = <const uint8_t*>PyBytes_AS_STRING(store_host)
+        head.store_ms = store_ms
         for number in range(first, end):
             send = &self._sends[number]
             topic = self.topics[send.topic]
-            topic_size = PyBytes_GET_SIZE(topic)
-            properties_size = send.record_size - LEAST - topic_size - send.body_size
-            body = PyBytes_FromStringAndSize(<const char*>send.body, send.body_size)
-            record = PyBytes_FromStringAndSize(NULL, send.record_size)
-            at = <uint8_t*>PyBytes_AS_STRING(record)
-            sys_flag = <uint32_t>send.sys_flag & ~<uint32_t>HOSTS_V6
+            head.topic, head.topic_size = <const uint8_t*>PyBytes_AS_STRING(topic), PyBytes_GET_SIZE(topic)
+            head.queue_id, head.queue_offset, head.position = send.queue_id, send.queue_offset, send.position
+            head.born_ms, head.reconsume_times = send.born_ms, send.reconsume_times
+            head.sys_flag = send.sys_flag & ~multi_tags_flag
             if multi_tags[send.topic]:
-                sys_flag |= <uint32_t>multi_tags_flag
-            else:
-                sys_flag &= ~<uint32_t>multi_tags_flag
-            _put4(at, <uint32_t>send.record_size)
-            _put4(at + 4, <uint32_t>MAGIC)
-            _put4(at + 8, <uint32_t>crc32(body) & 0x7FFFFFFF)
-            _put4(at + 12, <uint32_t>send.queue_id)
-            _put4(at + 16, <uint32_t>send.flag)
-            _put8(at + 20, <uint64_t>send.queue_offset)
-            _put8(at + 28, <uint64_t>send.position)
-            _put4(at + 36, sys_flag)
-            _put8(at + 40, <uint64_t>send.born_ms)
-            memcpy(at + 48, PyBytes_AS_STRING(born_host), 8)
-            _put8(at + 56, <uint64_t>store_ms)
-            memcpy(at + 64, PyBytes_AS_STRING(store_host), 8)
-            _put4(at + 72, <uint32_t>send.reconsume_times)
-            _put8(at + 76, 0)
-            _put4(at + 84, <uint32_t>send.body_size)
-            to = at + FIXED
-            memcpy(to, send.body, send.body_size)
-            to += send.body_size
-            to[0] = <uint8_t>topic_size
-            memcpy(to + 1, PyBytes_AS_STRING(topic), topic_size)
-            to += 1 + topic_size
-            to[0], to[1] = properties_size >> 8, properties_size & 0xFF
-            to += 2
-            memcpy(to, send.properties, send.properties_size)
-            if not send.unique_size and not self.numbered:
-                own = PyUnicode_AsUTF8AndSize(ids[taken], &digits)
+                head.sys_flag |= multi_tags_flag
+            if send.text.own_id:
+                made[number - first] = _record(&send.text, &head, crc32, ids[taken])
                 taken += 1
-                if digits != ID_DIGITS:
-                    raise ValueError("an id of another length")
-                to += send.properties_size
-                separate = properties_size > send.properties_size + OWN_ID
-                if separate:
-                    to[0] = 2
-                    to += 1
-                memcpy(to, b"UNIQ_KEY\x01", 9)
-                memcpy(to + 9, own, ID_DIGITS)
-                to[9 + ID_DIGITS] = 2
-            made[number - first] = record
+            else:
+                made[number - first] = _record(&send.text, &head, crc32, None)
         return made
 
     def answers(self, Py_ssize_t first, Py_ssize_t end, bytes before_id, bytes before_queue, bytes before_offset,
@@ -710,7 +747,7 @@ cdef class Run:
         self._check(first, end)
         cdef Py_ssize_t number, size = 0
         for number in range(first, end):
-            size += self._sends[number].body_size
+            size += self._sends[number].text.body_size
         return size
 
     cdef int _check(self, Py_ssize_t first, Py_ssize_t end) except -1:
@@ -734,3 +771,95 @@ cdef Py_ssize_t _header_size(bytes frame) except -2:
     if word > 0x10000 or <Py_ssize_t>word > PyBytes_GET_SIZE(frame) - 4:
         return -1
     return word
+
+
+# -- a batch ----------------------------------------------------------------------------------------------------------
+
+cdef enum:
+    ELEMENT = 22            # of an element beside body and properties
+    ELEMENT_FIXED = 20      # up to and including the body length
+
+
+cdef class Batch:
+    """The elements of a batch's body (`trimq.message.batch`); `count` is 0 when they are not all plain."""
+
+    cdef bytes _raw
+    cdef Text* _texts
+    cdef readonly Py_ssize_t count
+    cdef readonly Py_ssize_t without_id
+    cdef readonly Py_ssize_t text_bytes
+
+    def __cinit__(self, bytes raw, bint numbered):
+        """`numbered`: by their producer, so that they need no id."""
+        cdef const uint8_t* data = <const uint8_t*>PyBytes_AS_STRING(raw)
+        cdef Py_ssize_t total = PyBytes_GET_SIZE(raw), at = 0, count = 0, end, properties_at, properties_size
+        cdef uint32_t size, body_size
+        cdef Text* text
+        self._raw = raw  # pointed to
+        self.count = self.without_id = self.text_bytes = 0
+        self._texts = <Text*>PyMem_Malloc((total // ELEMENT + 1) * sizeof(Text))
+        if self._texts == NULL:
+            raise MemoryError
+        while at < total:
+            if total - at < ELEMENT:
+                return
+            size, body_size = _u4(data + at), _u4(data + at + 16)
+            end = at + <Py_ssize_t>size
+            properties_at = at + ELEMENT_FIXED + <Py_ssize_t>body_size + 2
+            if end > total or properties_at > end:
+                return
+            properties_size = <Py_ssize_t>data[properties_at - 2] << 8 | data[properties_at - 1]
+            if properties_at + properties_size != end or properties_size > PROPERTIES_MAX:
+                return
+            text = &self._texts[count]
+            text.flag = <int32_t>_u4(data + at + 12)
+            text.body, text.body_size = data + at + ELEMENT_FIXED, <Py_ssize_t>body_size
+            text.properties, text.properties_size = data + properties_at, properties_size
+            if _special(text.properties, properties_size):
+                return
+            _find_unique(text, numbered)
+            self.without_id += text.own_id > 0
+            self.text_bytes += text.body_size + properties_size + text.own_id
+            count += 1
+            at = end
+        self.count = count
+
+    def __dealloc__(self):
+        PyMem_Free(self._texts)
+
+    def keys(self, bytes topic, int32_t reconsume_times, id_key):
+        """The id key of each element; None for one without a unique id."""
+        cdef list found = [None] * self.count
+        cdef Py_ssize_t number
+        for number in range(self.count):
+            if self._texts[number].unique_size:
+                found[number] = _key_of(&self._texts[number], topic, reconsume_times, id_key)
+        return found
+
+    def records(self, crc32, list ids, bytes topic, int32_t queue_id, int64_t queue_offset, int64_t position,
+                int32_t sys_flag, int64_t born_ms, bytes born_host, int64_t store_ms, bytes store_host,
+                int32_t reconsume_times):
+        """(records, their positions), one behind the other in queue and log. `ids` for those that have none."""
+        _check_hosts(born_host, store_host)
+        if PyBytes_GET_SIZE(topic) > TOPIC_MAX:
+            raise ValueError("a plain send has a topic of at most 127 bytes")
+        cdef list made = [None] * self.count, positions = [None] * self.count
+        cdef Py_ssize_t number, taken = 0
+        cdef bytes record
+        cdef Head head
+        head.born_host = <const uint8_t*>PyBytes_AS_STRING(born_host)
+        head.store_host = <const uint8_t*>PyBytes_AS_STRING(store_host)
+        head.topic, head.topic_size = <const uint8_t*>PyBytes_AS_STRING(topic), PyBytes_GET_SIZE(topic)
+        head.store_ms, head.born_ms, head.reconsume_times = store_ms, born_ms, reconsume_times
+        head.queue_id, head.queue_offset, head.position, head.sys_flag = queue_id, queue_offset, position, sys_flag
+        for number in range(self.count):
+            if self._texts[number].own_id:
+                record = _record(&self._texts[number], &head, crc32, ids[taken])
+                taken += 1
+            else:
+                record = _record(&self._texts[number], &head, crc32, None)
+            made[number] = record
+            positions[number] = head.position
+            head.position += PyBytes_GET_SIZE(record)
+            head.queue_offset += 1
+        return made, positions

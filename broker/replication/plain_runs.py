@@ -1,36 +1,54 @@
-"""Plain sends by the run: what one read brought is admitted at once, with no object per message but its record.
+"""Plain sends by the run: what one read, or one batch, brought is admitted with no object per message but its record.
 
 Most sends are alike: one message, a topic and queue that exist, nothing special about it, not sent before. Where the
 compiled module is installed, such neighbours are read, placed, packed and answered together. The run ends before the
 first send that is not like that; it takes the way of a single send (`sends`), which judges it in full. Both ways store
-and answer the same bytes (tests/intake/test_plain_runs.py).
+and answer the same bytes (tests/intake/test_plain_runs.py). A batch, all or none, is one or is left to `sends` whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
 from broker.metadata.id_window import id_key
-from broker.metadata.ops import ProducerRun
+from broker.metadata.ops import ProducerRun, key_of
 from broker.metadata.producers import RUNS_MAX, Run, Verdict, judge
 from broker.metadata.topics import MULTI_TAG
 from broker.replication.base import Busy, ReplyTo
 from broker.replication.open_batch import CLOSE_RECORDS, RUN_BYTES, OpenBatch
-from broker.replication.requests import Refused, RunAnswer
+from broker.replication.requests import Answer, PutMessage, Refused, RunAnswer
 from broker.replication.sends import RECORD_BYTES, Sends
 from broker.replication.terms import Term
 from trimq.message.sysflag import MULTI_TAGS
 
 if TYPE_CHECKING:
+    from broker.replication._plain_sends import Batch as SendBatch
     from broker.replication._plain_sends import Run as SendRun
 
-__all__ = ["PlainRuns"]
+try:
+    from broker.replication._plain_sends import Batch as _Batch
+    from broker.replication._plain_sends import Run as _Run
+except ImportError:  # installed without a compiler
+    make_run: type[SendRun] | None = None
+    make_batch: type[SendBatch] | None = None
+else:
+    make_run, make_batch = _Run, _Batch
+
+__all__ = ["PlainRuns", "make_batch", "make_run"]
+
+_V4_BYTES: Final = 8
+"""A host with an IPv4 address, as records store it."""
 
 
 class PlainRuns(Sends):
     """Admission of runs."""
+
+    @property
+    def takes_runs(self) -> bool:
+        """Is it compiled here, and is this broker's address one that plain records hold?"""
+        return make_run is not None and len(self.config.store_host) == _V4_BYTES
 
     def put_run(self, run: SendRun, reply: ReplyTo, born_host: bytes) -> int:
         """Admit sends from the beginning of a run, as many as are plain; returns how many. The answers go to `reply`.
@@ -38,6 +56,8 @@ class PlainRuns(Sends):
         Raises `NotLeader`. Never refuses: whatever there is to refuse is left to the way of a single send.
         """
         term = self._leading()
+        if len(born_host) != _V4_BYTES:
+            return 0
         view = term.view
         infos = [view.topic(topic) for topic in run.topics]
         run.end_at_queues([info.write_queues if info is not None else 0 for info in infos])
@@ -68,11 +88,62 @@ class PlainRuns(Sends):
         term.batches.discard_empty()
         return done
 
+    def put_batch_run(self, head: PutMessage, batch: SendBatch, answer: Answer) -> bool:
+        """Admit a plain batch; False leaves it to `put_elements`, untouched. Raises as that does."""
+        term = self._leading()
+        view, sequence, count = term.view, head.sequence, batch.count
+        info = view.topic(head.topic)
+        if not count or info is None or not 0 <= head.queue_id < info.write_queues or head.again:
+            return False
+        if not self.takes_runs or len(head.born_host) != _V4_BYTES:
+            return False
+        keys: list[int | None] = [None] * count
+        if sequence is not None:
+            if not self._is_next(term, sequence, count):
+                return False
+        elif self.state.id_window.enabled:
+            keys = self._not_repeated(term, batch.keys(head.topic, head.reconsume_times, id_key))
+            if len(keys) < count:
+                return False
+        need = RUN_BYTES + count * (RECORD_BYTES + len(head.topic)) + batch.text_bytes
+        entry = self._reserve(term, need, count)
+        key = key_of(info.tid, head.queue_id)
+        offset, ordinal = view.next_offset(key), len(entry.records)
+        records, positions = batch.records(
+            crc32,
+            self._ids.new_ids(batch.without_id),
+            head.topic,
+            head.queue_id,
+            offset,
+            entry.at,
+            head.sys_flag | MULTI_TAGS if info.filter_type == MULTI_TAG else head.sys_flag & ~MULTI_TAGS,
+            head.born_ms,
+            head.born_host,
+            self._now(),
+            self.config.store_host,
+            head.reconsume_times,
+        )
+        entry.add_records(records)
+        view.next[key] = offset + count
+        self.statistics.stored += count
+        if sequence is not None:
+            self._add_run(term, entry, sequence, ordinal, head.queue_id, offset, positions)
+        for each, position in zip(keys, positions, strict=True):
+            if each is not None:
+                view.add_id(each, position)
+        if not answer.oneway:
+            entry.answers.append((answer, self._answers.stored(answer, head.queue_id, offset, positions)))
+        return True
+
     def _new_keys(self, term: Term, run: SendRun) -> list[int | None]:
         """The id keys of the sends before the first that may be a repeat."""
         if run.numbered or not self.state.id_window.enabled:
             return [None] * run.count
-        keys = run.keys(id_key)
+        return self._not_repeated(term, run.keys(id_key))
+
+    @staticmethod
+    def _not_repeated(term: Term, keys: list[int | None]) -> list[int | None]:
+        """The keys before the first that the window knows, or that came before it among these."""
         find = term.view.find_id
         seen: set[int] = set()
         for number, key in enumerate(keys):
@@ -106,10 +177,10 @@ class PlainRuns(Sends):
             view.add_run(pid, epoch, Run(sequence, 1, *place), floor)
         return first + len(places)
 
-    def _is_next(self, term: Term, sequence: tuple[int, int, int, int]) -> bool:
+    def _is_next(self, term: Term, sequence: tuple[int, int, int, int], count: int = 1) -> bool:
         pid, epoch, first, floor = sequence
         state = term.view.producers.find(pid)
-        verdict, _ = judge(state, epoch, first, 1, floor)
+        verdict, _ = judge(state, epoch, first, count, floor)
         full = state is not None and len(state.runs) >= RUNS_MAX
         return verdict is Verdict.NEW and not full and not self._lookups.holds(pid)
 

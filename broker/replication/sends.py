@@ -376,7 +376,7 @@ class Sends(Terms):
             prepared_offset=head.prepared_offset,
         )
         try:
-            records = pack_run(run, [elements[number] for number in fresh] if places else list(elements))
+            records = pack_run(run, [elements[number] for number in fresh] if places else elements)
         except (BadRequest, struct.error) as problem:
             term.batches.discard_empty()
             raise illegal(f"an element fits no record: {problem}") from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,17 +20,22 @@ from broker.metrics import Counters
 from broker.processor.plain_sends import PlainSends
 from broker.processor.request import Refused
 from broker.processor.send_message import SendProcessor
+from broker.replication import plain_runs
 from broker.replication.base import Busy, Outcome, Shortfall, Verdict
-from broker.replication.requests import RunAnswer
+from broker.replication.requests import Answer, PutMessage, RunAnswer
 from broker.service.placing import Placing
 from broker.service.wheel import Wheel
 from tests.broker.support import local_config
 from tests.support.intake_bench import LOST, OK, UNKNOWN, Client, Replica
 from trimq.errors import ProtocolError
 from trimq.message import properties
+from trimq.message.batch import BatchElement, encode_batch
 from trimq.wire.command import Command
 from trimq.wire.header_json import json_text
 from trimq.wire.requests import decode_send
+
+if TYPE_CHECKING:
+    from broker.replication._plain_sends import Batch as SendBatch
 
 pytest.importorskip("broker.replication._plain_sends", reason="no C compiler where trimq was installed")
 
@@ -63,6 +69,15 @@ class Server:
         placing = Placing(self.config, intake, Wheel(3_600_000), self.replica.clock)
         self._single = SendProcessor(self.config, intake, placing, self.counters, lambda *_: None)
         self._take = PlainSends(self.config, intake, self.counters).take if runs else None
+        self.batches = 0
+        put_batch = intake.put_batch_run
+
+        def put_batch_run(head: PutMessage, batch: SendBatch, answer: Answer) -> bool:
+            taken = runs and put_batch(head, batch, answer)
+            self.batches += taken
+            return taken
+
+        intake.put_batch_run = put_batch_run  # type: ignore[method-assign]
         self.taken = 0
         put_topics(self.replica)
 
@@ -173,6 +188,22 @@ ODD_TOP: tuple[Callable[[random.Random], dict[str, object]], ...] = (
 )
 
 
+def batch(rng: random.Random, number: int, *, numbered: bool) -> bytes:
+    """The body of a batch, mostly a plain one."""
+    elements = []
+    for each in range(rng.choice([1, 2, 5, 32])):
+        kind = rng.random()
+        if kind < 0.4 and not numbered:
+            raw = b"UNIQ_KEY\x01B%d-%d\x02TAGS\x01a" % (rng.choice([number, number, 7]), each)
+        elif kind < 0.99:
+            raw = rng.choice([b"", b"WAIT\x01true\x02", b"KEYS\x01k"])
+        else:
+            raw = rng.choice([b"DELAY\x013\x02", b"TRAN_MSG\x01true\x02", b"x\x01" + bytes(32_600), b"\xff"])
+        elements.append(BatchElement(rng.randbytes(rng.choice([0, 10, 50])), raw, rng.choice([0, 3, -1])))
+    body = encode_batch(elements)
+    return body if rng.random() > 0.05 else body[: rng.randrange(len(body))] + bytes(rng.randrange(3))
+
+
 def frames(rng: random.Random, count: int) -> Iterator[bytes]:
     """Mostly plain sends: foreign ones with and without ids, some repeated, and those of two clients that number."""
     numbers = {"00000000000000a1": 0, "00000000000000B2": 0}
@@ -194,6 +225,15 @@ def frames(rng: random.Random, count: int) -> Iterator[bytes]:
             at = max(0, numbers[pid] - (1 if skip > 0.95 else 0))
             numbers[pid] = at + 1
             ext |= {"pid": pid, "pe": "0", "ps": str(at), "pf": str(max(0, at - 5))}
+            if rng.random() < 0.2:
+                size = rng.choice([1, 2, 5, 32])
+                body = encode_batch([BatchElement(b"x", b"WAIT\x01true\x02")] * size)
+                ext["m"], numbers[pid] = "true", at + size
+        elif kind < 0.75:
+            body = batch(rng, number, numbered=False)
+            ext["m"] = "true"
+            if rng.random() < 0.5:
+                top["code"] = 320
         if rng.random() < 0.1:
             top["flag"] = 2
         if rng.random() < 0.08:
@@ -239,6 +279,7 @@ def test_a_run_equals_its_sends_one_by_one(seed: int) -> None:
         server.replica.flush()
     assert one.state() == many.state()
     assert many.taken > 50, "else this proves nothing"
+    assert many.batches > 5
 
 
 @pytest.mark.parametrize("outcome", [LOST, UNKNOWN, SHORT])
@@ -277,16 +318,14 @@ def test_sends_that_are_not_plain_cost_no_look_at_all_that_follow(monkeypatch: p
     server.replica.flush()
     assert server.taken == 1_000
     looked: list[int] = []
-    import broker.processor.plain_sends as module
-
-    made = module._make_run
+    made = plain_runs.make_run
     assert made is not None
 
     def counted(frames: Sequence[bytes], first: int, most: int, body_max: int) -> object:
         looked.append(most)
         return made(frames, first, most, body_max)
 
-    monkeypatch.setattr(module, "_make_run", counted)
+    monkeypatch.setattr("broker.processor.plain_sends.make_run", counted)
     server.serve(given)
     assert server.taken == 1_000
     assert server.replica.intake.statistics.duplicates == 1_000

@@ -21,7 +21,6 @@ from trimq.message.batch import (
     encode_batch,
     iter_batch,
     pack_run,
-    pack_run_carefully,
 )
 from trimq.message.compression import compress, decompress
 from trimq.message.model import MessageQueue, decode_messages
@@ -79,9 +78,8 @@ heads = st.builds(
 
 @PROPERTY
 @given(heads, st.lists(elements, max_size=4))
-def test_the_records_of_a_batch_are_the_same_from_both_loops(head: RunHead, batch: list[BatchElement]) -> None:
+def test_the_records_of_a_batch_say_what_its_elements_say(head: RunHead, batch: list[BatchElement]) -> None:
     records = pack_run(head, batch)
-    assert records == pack_run_carefully(head, batch)
     at = head.position
     for number, (raw, element) in enumerate(zip(records, batch, strict=True)):
         record = unpack_record(raw)

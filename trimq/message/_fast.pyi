@@ -4,7 +4,6 @@ from array import array
 from collections.abc import Callable
 from typing import Any
 
-from trimq.message.batch import BatchElement
 from trimq.message.record import Buffer
 
 def walk(
@@ -15,23 +14,6 @@ def walk(
     timer_topic: bytes,
 ) -> tuple[Any, ...] | None:
     """The fields of `Columns`, or None when the careful walk has to say what is there."""
-
-def pack_run(
-    elements: list[BatchElement],
-    crc32: Callable[[bytes], int],
-    topic: bytes,
-    queue_id: int,
-    queue_offset: int,
-    position: int,
-    sys_flag: int,
-    born_ms: int,
-    born_host: bytes,
-    store_ms: int,
-    store_host: bytes,
-    reconsume_times: int,
-    prepared_offset: int,
-) -> list[bytes] | None:
-    """See `trimq.message.batch.pack_run_carefully`; None when that has to look. `OverflowError` for a large number."""
 
 def enter_ids(
     fresh: dict[int, int],

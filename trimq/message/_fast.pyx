@@ -1,9 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The hottest loops over records, compiled; each has a twin in Python that it must equal, and that runs without it.
 
-`pack_run` makes the records of a batch (`trimq.message.batch`), `walk` is what dispatch takes out of an entry
-(`broker.store.columns`), `enter_ids` what enters the id window (`broker.metadata.id_window`). Every length is checked
-before it is followed.
+`walk` is what dispatch takes out of an entry (`broker.store.columns`), `enter_ids` what enters the id window
+(`broker.metadata.id_window`). Every length is checked before it is followed.
 """
 
 from cpython cimport array
@@ -239,66 +238,6 @@ cdef Py_ssize_t _more(array.array hashes, array.array seconds, array.array place
     array.resize_smart(seconds, room)
     array.resize_smart(places, room)
     return room
-
-
-# -- records ----------------------------------------------------------------------------------------------------------
-
-cdef inline void _put4(uint8_t* at, uint32_t value) noexcept nogil:
-    at[0], at[1], at[2], at[3] = value >> 24 & 0xFF, value >> 16 & 0xFF, value >> 8 & 0xFF, value & 0xFF
-
-
-cdef inline void _put8(uint8_t* at, uint64_t value) noexcept nogil:
-    _put4(at, <uint32_t>(value >> 32))
-    _put4(at + 4, <uint32_t>value)
-
-
-def pack_run(
-    list elements, crc32, bytes topic, int32_t queue_id, int64_t queue_offset, int64_t position, int32_t sys_flag,
-    int64_t born_ms, bytes born_host, int64_t store_ms, bytes store_host, int32_t reconsume_times,
-    int64_t prepared_offset,
-):
-    """The records of `elements`, back to back, or None when the careful loop has to look at them."""
-    cdef Py_ssize_t topic_size = len(topic), body_size, properties_size, size, number = 0
-    cdef list records = [None] * len(elements)
-    cdef bytes body, properties, record
-    cdef uint8_t* at
-    cdef int32_t flag
-    if topic_size > 127 or len(born_host) != 8 or len(store_host) != 8:
-        return None
-    for element in elements:
-        body, properties, flag = element.body, element.properties, element.flag
-        body_size, properties_size = len(body), len(properties)
-        size = LEAST + topic_size + body_size + properties_size
-        if properties_size > 32767 or size > 0x7FFFFFFF:
-            return None
-        record = PyBytes_FromStringAndSize(NULL, size)
-        at = <uint8_t*><char*>record
-        _put4(at, <uint32_t>size)
-        _put4(at + 4, <uint32_t>MAGIC)
-        _put4(at + 8, <uint32_t>crc32(body) & 0x7FFFFFFF)
-        _put4(at + 12, <uint32_t>queue_id)
-        _put4(at + 16, <uint32_t>flag)
-        _put8(at + 20, <uint64_t>(queue_offset + number))
-        _put8(at + 28, <uint64_t>position)
-        _put4(at + 36, <uint32_t>sys_flag & ~<uint32_t>HOSTS_V6)
-        _put8(at + 40, <uint64_t>born_ms)
-        memcpy(at + 48, <const char*>born_host, 8)
-        _put8(at + 56, <uint64_t>store_ms)
-        memcpy(at + 64, <const char*>store_host, 8)
-        _put4(at + 72, <uint32_t>reconsume_times)
-        _put8(at + 76, <uint64_t>prepared_offset)
-        _put4(at + 84, <uint32_t>body_size)
-        memcpy(at + FIXED, <const char*>body, body_size)
-        at += FIXED + body_size
-        at[0] = topic_size
-        memcpy(at + 1, <const char*>topic, topic_size)
-        at += 1 + topic_size
-        at[0], at[1] = properties_size >> 8, properties_size & 0xFF
-        memcpy(at + 2, <const char*>properties, properties_size)
-        records[number] = record
-        position += size
-        number += 1
-    return records
 
 
 # -- ids: BLAKE2b with a digest of 8 bytes over one block (RFC 7693) --------------------------------------------------

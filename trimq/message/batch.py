@@ -7,22 +7,14 @@ broker stores each element as a message of its own with consecutive queue offset
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from struct import Struct as Layout
 from typing import Final
-from zlib import crc32
 
 import msgspec
 
 from trimq.errors import BadRequest, RecordError
 from trimq.message.record import pack_record
-
-try:
-    from trimq.message._fast import pack_run as _fast_pack_run
-except ImportError:  # installed without a compiler
-    _fast_pack = None
-else:
-    _fast_pack = _fast_pack_run
 
 __all__ = [
     "ELEMENT_OVERHEAD",
@@ -31,7 +23,6 @@ __all__ = [
     "encode_batch",
     "iter_batch",
     "pack_run",
-    "pack_run_carefully",
 ]
 
 ELEMENT_OVERHEAD: Final = 22
@@ -91,37 +82,11 @@ class RunHead(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     prepared_offset: int
 
 
-def pack_run(head: RunHead, elements: list[BatchElement]) -> list[bytes]:
+def pack_run(head: RunHead, elements: Sequence[BatchElement]) -> list[bytes]:
     """The stored records of elements that follow one another in one queue and in the log.
 
     Raises as `pack_record` does: `BadRequest`, and `struct.error` for a number that fits no record.
     """
-    if _fast_pack is not None:
-        try:
-            packed = _fast_pack(
-                elements,
-                crc32,
-                head.topic,
-                head.queue_id,
-                head.queue_offset,
-                head.position,
-                head.sys_flag,
-                head.born_ms,
-                head.born_host,
-                head.store_ms,
-                head.store_host,
-                head.reconsume_times,
-                head.prepared_offset,
-            )
-        except (OverflowError, TypeError):  # a number too large, or a body that is a view
-            packed = None
-        if packed is not None:
-            return packed
-    return pack_run_carefully(head, elements)
-
-
-def pack_run_carefully(head: RunHead, elements: list[BatchElement]) -> list[bytes]:
-    """The same in Python."""
     records: list[bytes] = []
     at = head.position
     for number, element in enumerate(elements):
