@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from bench import scale
+from bench import consume, processes, scale
 from bench.peers import kafka, nats, rabbitmq, rocketmq, trimq
 from bench.peers.base import Open
 
@@ -150,6 +150,9 @@ STEPS: Sequence[Step] = (
     Step(name="queues", subjects={}, takes=[], start_s=150, alone=scale.queues),
     Step(name="recovery", subjects={}, takes=[], start_s=100, alone=scale.recovery),
     Step(name="connections", subjects={}, takes=[], start_s=45, alone=scale.connections),
+    Step(name="consume", subjects={}, takes=[], start_s=150, alone=consume.catch_up),
+    Step(name="tail", subjects={}, takes=[], start_s=60, alone=consume.tail),
+    Step(name="processes", subjects={}, takes=[], start_s=40, alone=processes.processes),
     Step(name="backlog", subjects={}, takes=[], start_s=110, alone=scale.backlog),
     _longer(_step("failover-nats", {"failover, kill -9": ["NATS always"]}, rounds=3), 12.0),
     _longer(_step("failover-rocketmq", {"failover, kill -9": ["RocketMQ DLedger"]}, rounds=2, start_s=45), 20.0),

@@ -182,9 +182,10 @@ class BrokerConfig:
     )
     hot_count: int = _key("maxTransferCountOnMessageInMemory", values.integer(1, 1024), 32)
     cold_bytes: int = _key(
-        "maxTransferBytesOnMessageInDisk", values.integer(1024, 8 * _MIB, unit="bytes", sizes=True), 64 << 10
+        "maxTransferBytesOnMessageInDisk", values.integer(1024, 8 * _MIB, unit="bytes", sizes=True), 256 << 10
     )
-    cold_count: int = _key("maxTransferCountOnMessageInDisk", values.integer(1, 1024), 8)
+    cold_count: int = _key("maxTransferCountOnMessageInDisk", values.integer(1, 1024), 32)
+    """RocketMQ's 64 KiB and 8 are of the time of turning disks; here a read brings a whole entry in any case."""
     lane_queue: int = _key("sendThreadPoolQueueCapacity", values.integer(16, 1_000_000), 10_000)
     """Requests that may wait in one slow lane before SYSTEM_BUSY."""
     held_pulls_max: int = _key("pullThreadPoolQueueCapacity", values.integer(16, 10_000_000), 100_000)

@@ -101,12 +101,15 @@ def opener(
     extra: Mapping[str, str] | None = None,
     source: Path | None = None,
     nodes: int = 3,
+    groups: int = 1,
 ) -> Callable[[Path], AbstractContextManager[Trimq]]:
     """A cluster of ours; `extra` are configuration keys, `source` the tree whose code its processes run."""
 
     @contextmanager
     def opened(home: Path) -> Iterator[Trimq]:
-        cluster = LocalCluster.create(home, base_port=0, groups=1, nodes=nodes, flush=flush, extra=dict(extra or {}))
+        cluster = LocalCluster.create(
+            home, base_port=0, groups=groups, nodes=nodes, flush=flush, extra=dict(extra or {})
+        )
         peer = Trimq(name, cluster, about)
         try:
             with _import_from(source):

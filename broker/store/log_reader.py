@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+import trio
+
 from .cache import ColdCache, RecentEntries
 from .entry import ENTRY_MAX_BYTES, HEADER_BYTES, Entry, parse_entry
 from .errors import EntryDamaged
@@ -47,6 +49,8 @@ class LogReader(LogIndex):
         self._recent = RecentEntries(recent_bytes)
         self._cold = ColdCache(cold_bytes)
         self._files = LogFiles(fs, self._segments, self._pack_side, lambda: self.fault is None, strip_bytes)
+        self._loading: dict[int, trio.Event] = {}
+        """Entries that somebody reads from the disk at the moment."""
         self.fault: LogFault | None = None
         self.on_fault: Callable[[LogFault], None] | None = None
         """Called when `fault` is set. Must not raise."""
@@ -71,13 +75,23 @@ class LogReader(LogIndex):
 
     async def load(self, index: int) -> Entry:
         """One entry, from memory or with some read-ahead from the disk. Raises like `read`."""
-        entry = self._recent.get(index) or self._cold.get(index)
-        if entry is None:
+        while True:
+            entry = self._recent.get(index) or self._cold.get(index)
+            if entry is not None:
+                return entry
+            under_way = self._loading.get(index)
+            if under_way is None:
+                break
+            await under_way.wait()  # consumers of many queues want the same entry; when that failed, we try
+        done = self._loading[index] = trio.Event()
+        try:
             entries = await self._read_disk(index, READ_AHEAD_BYTES)
             for entry in reversed(entries):
                 self._cold.add(entry)
-            return entries[0]
-        return entry
+        finally:
+            del self._loading[index]
+            done.set()
+        return entries[0]
 
     def at_hand(self, index: int) -> Entry | None:
         """One entry if it is in memory."""

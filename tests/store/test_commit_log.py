@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from broker.store.commit_log import LogFault, open_commit_log
-from broker.store.entry import START, EntryKind, seal_entry
+from broker.store.entry import START, Entry, EntryKind, seal_entry
 from broker.store.errors import LogMismatch, LogUnusable, NoSpace, StoreRefused
 from broker.store.fs import FileSystem, RealFileSystem
 from broker.store.recovery import Verdict
@@ -336,3 +338,42 @@ async def test_random_walk_against_a_list() -> None:
                 assert data(await whole(log)) == model[dropped:]
                 if rng.random() < 0.5:
                     fs.crash(keep=rng.choice((0.0, None)))
+
+
+@pytest.mark.trio
+async def test_what_many_want_is_read_from_the_disk_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Consumers of many queues catch up side by side. Who began to read may give up: then another one does."""
+    async with open_commit_log(memory(), recent_bytes=1_000) as log:
+        entries = await fill(log, 100)
+        read_disk, begun, go_on = log._read_disk, 0, trio.Event()
+
+        async def counted(index: int, max_bytes: int) -> list[Entry]:
+            nonlocal begun
+            begun += 1
+            await go_on.wait()
+            return await read_disk(index, max_bytes)
+
+        monkeypatch.setattr(log, "_read_disk", counted)
+        found: list[Entry] = []
+
+        async def load() -> None:
+            found.append(await log.load(10))
+
+        async with trio.open_nursery() as nursery:
+            scope: trio.CancelScope = await nursery.start(_in_scope, load)
+            for _ in range(20):
+                nursery.start_soon(load)
+            await trio.testing.wait_all_tasks_blocked()
+            assert begun == 1
+            scope.cancel()
+            await trio.testing.wait_all_tasks_blocked()
+            assert begun == 2
+            go_on.set()
+        assert begun == 2
+        assert found == [entries[9]] * 20
+
+
+async def _in_scope(call: Callable[[], Awaitable[None]], *, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
+    with trio.CancelScope() as scope:
+        task_status.started(scope)
+        await call()
