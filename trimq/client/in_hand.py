@@ -18,6 +18,7 @@ from trimq.client.lane import GivenUp, Slot
 from trimq.client.lane_driver import LaneDriver, forget_queue
 from trimq.client.model import Receipt
 from trimq.client.spread import Spreads
+from trimq.client.timing import EventLoop
 from trimq.client.trace import Tracer
 from trimq.errors import NotStored, SendUnknown, TrimqError
 
@@ -57,6 +58,7 @@ class InHand:
         self._bytes_entered = 0
         self._lobby: deque[tuple[Slot, ...]] = deque()
         """Messages (or explicit batches) that wait for room, in the order of their calls."""
+        self.loop = EventLoop()
         self._closed = False
         self.stored = self.duplicates = self.not_stored = self.unknown = 0
 
@@ -155,7 +157,7 @@ class InHand:
 
     async def wait_for(self, slot: Slot) -> None:
         """Until the outcome is known; decides it when the deadline passes or the caller is cancelled."""
-        event = slot.event = anyio.Event()
+        event = slot.event = self.loop.event()
         try:
             if slot.outcome is not None:
                 await anyio.lowlevel.checkpoint()

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from trimq.client.model import Receipt
     from trimq.client.outgoing import Outgoing
     from trimq.client.send_stream import SendStream
+    from trimq.client.timing import Waitable
     from trimq.errors import TrimqError
 
 __all__ = ["BATCH_BYTES_MAX", "BATCH_COUNT_MAX", "REQUESTS_MAX", "GivenUp", "Lane", "Request", "Slot"]
@@ -113,7 +114,7 @@ class Slot:
         """It is in a lane, and counts as in hand."""
         self.entry: anyio.Event | None = None
         """For a stream: set when it enters a lane, or ends before."""
-        self.event: anyio.Event | None = None
+        self.event: Waitable | None = None
         """For the sink: who waits for this message alone."""
         self.stream: SendStream | None = None
         """For the sink: the stream that this message was sent through."""

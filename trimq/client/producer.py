@@ -254,7 +254,7 @@ class Producer:
             outgoing = prepare(message, self._compress_over, self._compression, half_of=self.group if half else "")
         spread = self._spreads.known.get(message.topic) or await self._spreads.find(message.topic)
         target = message._sent_to or queue
-        deadline, bounded = bounded_deadline(self._instance.default_timeout)
+        deadline, bounded = self._in_hand.loop.bounded_deadline(self._instance.default_timeout)
         slot = Slot(
             outgoing,
             target or spread.choose(message),
