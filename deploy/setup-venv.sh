@@ -43,7 +43,7 @@ setup_venv() {
   local want=${1:-run} root venv stamp sum
   root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
   venv="$root/.venv" stamp="$root/.venv/.trimq-installed"
-  sum="$(cat "$root/pyproject.toml" "$root/setup.py" "$root"/trimq/message/_fast.pyx \
+  sum="$(cat "$root/pyproject.toml" "$root/setup.py" "$root"/trimq/message/_fast.{pxd,pyx} \
     "$root"/broker/replication/_plain_sends.pyx | cksum) $root"
   if [ -x "$venv/bin/python" ] && [ -f "$stamp" ]; then
     if [ "$(cat "$stamp")" = "$sum dev" ] || [ "$(cat "$stamp")" = "$sum $want" ]; then

@@ -16,6 +16,8 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdio cimport snprintf
 from libc.string cimport memchr, memcmp, memcpy
 
+from trimq.message._fast cimport id_key
+
 cdef extern from "string.h" nogil:
     void* memmem(const void* haystack, size_t size, const void* needle, size_t length)
 
@@ -489,8 +491,12 @@ cdef bint _header(const uint8_t* at, const uint8_t* end, Send* send, Slice* topi
     return at + 1 == end and seen & 7 == 7
 
 
-cdef object _key_of(const Text* text, bytes topic, int32_t reconsume_times, id_key):
-    return id_key(topic, PyBytes_FromStringAndSize(<const char*>text.unique, text.unique_size), reconsume_times)
+cdef object _key_of(const Text* text, bytes topic, int32_t reconsume_times, careful_key):
+    cdef bytes unique = PyBytes_FromStringAndSize(<const char*>text.unique, text.unique_size)
+    cdef uint64_t key = 0
+    if id_key(topic, unique, reconsume_times, &key):
+        return key
+    return careful_key(topic, unique, reconsume_times)
 
 
 # -- the run ----------------------------------------------------------------------------------------------------------
@@ -600,15 +606,15 @@ cdef class Run:
                 self.count = number
                 return
 
-    def keys(self, id_key):
-        """The id key of each send, by `id_key(topic, unique, reconsume_times)`; None for one without a unique id."""
+    def keys(self, careful_key):
+        """The id key of each send; None for one without a unique id. `careful_key` makes those of long ids."""
         cdef list found = [None] * self.count
         cdef Py_ssize_t number
         cdef Send* send
         for number in range(self.count):
             send = &self._sends[number]
             if send.text.unique_size:
-                found[number] = _key_of(&send.text, self.topics[send.topic], send.reconsume_times, id_key)
+                found[number] = _key_of(&send.text, self.topics[send.topic], send.reconsume_times, careful_key)
         return found
 
     def sequence(self, Py_ssize_t number):
@@ -827,13 +833,13 @@ cdef class Batch:
     def __dealloc__(self):
         PyMem_Free(self._texts)
 
-    def keys(self, bytes topic, int32_t reconsume_times, id_key):
+    def keys(self, bytes topic, int32_t reconsume_times, careful_key):
         """The id key of each element; None for one without a unique id."""
         cdef list found = [None] * self.count
         cdef Py_ssize_t number
         for number in range(self.count):
             if self._texts[number].unique_size:
-                found[number] = _key_of(&self._texts[number], topic, reconsume_times, id_key)
+                found[number] = _key_of(&self._texts[number], topic, reconsume_times, careful_key)
         return found
 
     def records(self, crc32, list ids, bytes topic, int32_t queue_id, int64_t queue_offset, int64_t position,

@@ -22,6 +22,6 @@ def enter_ids(
     reconsumes: array[int],
     positions: array[int],
     covered: Buffer,
-    id_key: Callable[[bytes, bytes, int], int],
+    careful_key: Callable[[bytes, bytes, int], int],
 ) -> None:
     """See `broker.metadata.id_window.enter_carefully`."""

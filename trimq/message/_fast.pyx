@@ -314,7 +314,7 @@ cdef uint64_t _blake2b_8(const uint8_t* block, Py_ssize_t size) noexcept nogil:
     return digest
 
 
-cdef bint _key(bytes topic, bytes unique, int32_t times, uint64_t* key) except -1:
+cdef bint id_key(bytes topic, bytes unique, int32_t times, uint64_t* key) except -1:
     """The key of one message; False for what does not fit one block."""
     cdef uint8_t[BLOCK] block
     cdef Py_ssize_t topic_size = len(topic), unique_size = len(unique), size = topic_size + unique_size + 2
@@ -332,9 +332,9 @@ cdef bint _key(bytes topic, bytes unique, int32_t times, uint64_t* key) except -
 
 
 def enter_ids(
-    dict fresh, list topics, list uniques, array.array reconsumes, array.array positions, const uint8_t[::1] covered, id_key
+    dict fresh, list topics, list uniques, array.array reconsumes, array.array positions, const uint8_t[::1] covered, careful_key
 ):
-    """See `broker.metadata.id_window.enter_carefully`; `id_key` is its own, for ids that are longer than most."""
+    """See `broker.metadata.id_window.enter_carefully`; `careful_key` is its `id_key`, for ids that are longer than most."""
     cdef Py_ssize_t number, count = len(topics)
     cdef uint64_t key = 0
     if not len(uniques) == len(reconsumes) == len(positions) == covered.shape[0] == count:
@@ -345,7 +345,7 @@ def enter_ids(
         unique = uniques[number]
         if unique is None or covered[number]:
             continue
-        if _key(topics[number], unique, reconsumes.data.as_ints[number], &key):
+        if id_key(topics[number], unique, reconsumes.data.as_ints[number], &key):
             fresh[key] = positions.data.as_longlongs[number]
         else:
-            fresh[id_key(topics[number], unique, reconsumes.data.as_ints[number])] = positions.data.as_longlongs[number]
+            fresh[careful_key(topics[number], unique, reconsumes.data.as_ints[number])] = positions.data.as_longlongs[number]
