@@ -137,6 +137,8 @@ class Leading:
             return given
         core = group.core
         assert core is not None, "a leader has a core"
+        if core.transferring:
+            return given  # the core takes nothing now, and what is taken from the source cannot be put back
         while source.has_work() and (all_of_it or group.may_form(full=source.full)):
             # A commit hint is taken for proof that the entry was on a disk: none of what is only written.
             taken = source.take(end_of(core), min(core.commit, self._store.log.durable.index))

@@ -6,7 +6,16 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from broker.replication.base import ChangeKind, ChangeRefused, Health, MembershipChange, NotLeader, Role, Verdict
+from broker.replication.base import (
+    ChangeKind,
+    ChangeRefused,
+    Health,
+    MembershipChange,
+    NotLeader,
+    Role,
+    TransferFailed,
+    Verdict,
+)
 from tests.replication.raft_cluster import Cluster, Machine, Replica, cluster
 from tests.replication.test_install import fill, retain
 from tests.replication.test_raft_group import applied, put_all
@@ -310,6 +319,30 @@ async def test_a_removal_that_would_leave_no_majority_is_refused(autojump_clock:
         leader = c.leader("g") or leader
         with pytest.raises(ChangeRefused, match="only 1 of 2 voters answer"):
             await leader.replicator.change(removal(others[2].name, maintenance=True))
+
+
+async def test_a_change_during_a_transfer_leaves_the_open_batch_alone(autojump_clock: MockClock) -> None:
+    """It is refused; what was waiting then is stored when the transfer has failed."""
+    async with cluster() as c:
+        leader = await c.ready("g")
+        target, other = (m for m in c.machines.values() if m.name != leader.replicator.node_id)
+        c.net.cut(target.name, [m.name for m in c.machines.values() if m is not target])
+        async with trio.open_nursery() as nursery:
+
+            async def hand_over() -> None:
+                with pytest.raises(TransferFailed):
+                    await leader.replicator.transfer(target.name)
+
+            nursery.start_soon(hand_over)
+            await trio.sleep(0.01)
+            assert not leader.replicator.admitting
+            assert leader.source.put(b"waits")
+            with pytest.raises(ChangeRefused, match="leadership is going"):
+                await leader.replicator.change(removal(other.name, maintenance=True))
+        c.net.heal()
+        await c.until(lambda: b"waits" in leader.source.outcomes)
+        assert leader.source.outcomes[b"waits"].ok
+        assert not any(machine.failures for machine in c.machines.values())
 
 
 async def test_requests_in_flight_survive_a_change(autojump_clock: MockClock) -> None:
