@@ -12,7 +12,7 @@ from functools import lru_cache
 from broker.config import BrokerConfig
 from broker.metrics import Counters
 from broker.processor.send_message import born_host
-from broker.replication.base import ReplyTo
+from broker.replication.base import NotLeader, ReplyTo
 from broker.replication.intake import Intake
 from broker.replication.plain_runs import make_run
 from trimq.message import names
@@ -41,7 +41,7 @@ class PlainSends:
         return self._take if self._intake.takes_runs else None
 
     def _take(self, reply: ReplyTo, frames: Sequence[bytes], first: int) -> int:
-        """Admit sends from frame number `first` on; returns how many, perhaps none. Raises `NotLeader`."""
+        """Admit sends from frame number `first` on; returns how many, perhaps none. Never refuses."""
         assert make_run is not None
         if not self._config.permission & 2:
             return 0
@@ -49,7 +49,10 @@ class PlainSends:
         for number, topic in enumerate(run.topics):
             if not _open_to_clients(topic):
                 run.end_before_topic(number)
-        taken = self._intake.put_run(run, reply, born_host(reply.peer)) if run.count else 0
+        try:
+            taken = self._intake.put_run(run, reply, born_host(reply.peer)) if run.count else 0
+        except NotLeader:
+            return 0
         self._most = min(2 * self._most, _MOST) if taken else 1
         self._counters.put_messages += taken
         self._counters.put_bytes += run.body_bytes(0, taken)

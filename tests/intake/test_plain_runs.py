@@ -10,6 +10,7 @@ import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 import pytest
 
@@ -30,6 +31,8 @@ from tests.support.intake_bench import LOST, OK, UNKNOWN, Client, Replica
 from trimq.errors import ProtocolError
 from trimq.message import properties
 from trimq.message.batch import BatchElement, encode_batch
+from trimq.message.record import unpack_record
+from trimq.message.sysflag import MULTI_TAGS
 from trimq.wire.command import Command
 from trimq.wire.header_json import json_text
 from trimq.wire.requests import decode_send
@@ -370,3 +373,60 @@ def test_answers_are_those_of_the_codec() -> None:
     (answer,) = server.client.got
     assert isinstance(answer, Command)
     assert (answer.opaque, answer.ext["queueId"], answer.ext["queueOffset"]) == (-5, "1", "0")
+
+
+SPLINTERS = (b'"', b"\\", b"{", b"}", b",", b":", rb"\u0001", rb"\uD800", b"0", b"-", b"null", b"true", b'"a":"x",')
+
+
+def spoiled(rng: random.Random, whole: bytes) -> bytes:
+    """A frame with a few bytes changed, lost or put in, its header mostly as long as it says."""
+    raw = bytearray(whole)
+    for _ in range(rng.choice([0, 1, 1, 2, 5])):
+        at = rng.randrange(len(raw) + 1)
+        match rng.randrange(4):
+            case 0:
+                raw[at : at + 1] = bytes([rng.randrange(256)])
+            case 1:
+                del raw[at : at + rng.randrange(4)]
+            case 2:
+                raw[at:at] = rng.choice(SPLINTERS)
+            case _:
+                del raw[at:]
+    end = raw.find(b"453}")
+    if end > 0 and rng.random() < 0.7:
+        raw[:4] = end.to_bytes(4, "big")
+    return bytes(raw)
+
+
+def test_what_is_taken_for_plain_is_what_the_decoder_reads() -> None:
+    rng = random.Random("spoiled")
+    made = list(frames(rng, 200))
+    assert plain_runs.make_run is not None
+    plain = 0
+    for _ in range(20_000):
+        one = spoiled(rng, rng.choice(made))
+        run = plain_runs.make_run([one], 0, 1, 1 << 20)
+        if not run.count:
+            continue
+        plain += 1
+        request = decode_send(one)  # raises for what is no send
+        header = request.header
+        assert (request.code, header.batch, run.topics) == (310, False, [header.topic.encode()])
+        assert header.sequence == (run.sequence(0) if run.numbered else None)
+        run.end_at_queues([1 << 31])
+        if not run.count:
+            assert header.queue_id < 0
+            continue
+        run.place(0, 1, 1_000, [1], {}, lambda key: 5)
+        ids = ["0" * 32] * run.without_id(0, 1)
+        (raw,) = run.records(0, 1, crc32, ids, [False], bytes(8), 1, bytes(8), MULTI_TAGS)
+        record = unpack_record(raw)
+        assert record.properties.startswith(header.properties.encode())
+        assert (record.queue_id, record.flag, record.born_ms, record.reconsume_times, bytes(record.body)) == (
+            header.queue_id,
+            header.flag,
+            header.born_timestamp,
+            header.reconsume_times,
+            request.body,
+        )
+    assert plain > 2_000
