@@ -32,6 +32,8 @@ class Nemesis:
         self.done: list[str] = []
         self._reached = world.oracle.reached
         self._replacing = False
+        self._healed = False
+        """What takes a while, like links that flap, ends."""
         self._actions: dict[str, Callable[[], Awaitable[None]]] = {
             "kill": partial(self._fell, power=False),
             "power": partial(self._fell, power=True),
@@ -83,6 +85,7 @@ class Nemesis:
         """Links, disks and machines work again, and who was being replaced is a voter again."""
         world = self.world
         world.trace("heal")
+        self._healed = True
         await world.heal()
         await world.until(lambda: not self._replacing, REPLACED_WITHIN_S)
 
@@ -142,6 +145,8 @@ class Nemesis:
 
         async def roll() -> None:
             for node in self.world.nodes:
+                if self._healed:
+                    return
                 await self._restart(node)
                 await self.world.until(self._all_lead, 5.0)
 
@@ -293,6 +298,8 @@ class Nemesis:
 
         async def flap() -> None:
             for _ in range(rounds):
+                if self._healed:
+                    return
                 for source, target in links:
                     self.world.net.cut(source, target)
                 await trio.sleep(rng.uniform(0.05, 0.7))
