@@ -12,7 +12,9 @@ import selectors
 import socket
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from struct import Struct
 
@@ -25,7 +27,7 @@ from trimq.message.record import unpack_records
 from trimq.testing import status
 from trimq.wire.codes import RequestCode, ResponseCode
 
-__all__ = ["catch_up", "tail"]
+__all__ = ["catch_up", "mixed", "tail"]
 
 _CONSUMERS = (1, 10, 100)
 _QUEUES = 100
@@ -157,6 +159,32 @@ def tail(home: Path, sizes: Sizes, found: Found) -> None:
                 what = f"end to end at {_RATE:,}/s, {consumers} consumers"
                 found(f"{what}, p50", at, percentile(waits, 0.5) * 1e3, "ms")
                 found(f"{what}, p99", at, percentile(waits, 0.99) * 1e3, "ms")
+
+
+def mixed(home: Path, sizes: Sizes, found: Found) -> None:
+    """Sends with 256 in flight, and ten consumers that follow them, at the same time: what each side reaches."""
+    with opener("trimq", "")(home) as peer, ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        peer.create_topic("mixed", _QUEUES)
+        for at in range(sizes.rounds):
+            pullers = _Pullers(peer.address(), "mixed", 10, hold_ms=10_000)
+            _go_to_the_end(pullers)
+            begin = time.perf_counter()
+            load = pool.submit(_send_over, peer.address(), "mixed", sizes.seconds)
+            came = 0
+            while not load.done() or pullers.ready(0.3):
+                for puller in pullers.ready(0.05):
+                    for queue, records in puller.receive():
+                        puller.pull(queue)
+                        came += len(unpack_records(records, check_body=False))
+            spent = time.perf_counter() - begin - 0.3
+            pullers.close()
+            found("mixed, 256 in flight and 10 consumers, sent", at, load.result(), "msg/s")
+            found("mixed, 256 in flight and 10 consumers, delivered", at, came / spent, "msg/s")
+
+
+def _send_over(address: Address, topic: str, seconds: float) -> float:
+    places = [(topic, queue) for queue in range(_QUEUES)]
+    return drive(address, Sends(places, _BODY), window=256, seconds=seconds).per_second
 
 
 class _Sender:

@@ -152,6 +152,8 @@ STEPS: Sequence[Step] = (
     Step(name="connections", subjects={}, takes=[], start_s=45, alone=scale.connections),
     Step(name="consume", subjects={}, takes=[], start_s=150, alone=consume.catch_up),
     Step(name="tail", subjects={}, takes=[], start_s=60, alone=consume.tail),
+    Step(name="mixed", subjects={}, takes=[], start_s=40, alone=consume.mixed),
+    Step(name="groups", subjects={}, takes=[], start_s=50, alone=processes.groups),
     Step(name="processes", subjects={}, takes=[], start_s=40, alone=processes.processes),
     Step(name="backlog", subjects={}, takes=[], start_s=110, alone=scale.backlog),
     _longer(_step("failover-nats", {"failover, kill -9": ["NATS always"]}, rounds=3), 12.0),

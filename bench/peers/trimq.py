@@ -34,8 +34,9 @@ class Trimq:
         self.cluster = cluster
         self._filled: dict[int, int] = {}
 
-    def leader(self) -> str:
-        group = self.cluster.groups[0]
+    def leader(self, group: str = "") -> str:
+        """Of a group; of the first one when none is named."""
+        group = group or self.cluster.groups[0]
         end = time.monotonic() + 10
         while time.monotonic() < end:
             found = status.query(self.cluster)[group].leader
