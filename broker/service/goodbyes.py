@@ -52,7 +52,8 @@ class Goodbyes:
 
     def _forget_old(self) -> None:
         since = self._now() - self._keep_s
-        for key, when in list(self._heard.items()):
+        while self._heard:
+            key, when = next(iter(self._heard.items()))
             if when >= since:
                 return
             del self._heard[key]
