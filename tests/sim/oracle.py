@@ -61,6 +61,8 @@ class Oracle:
         self.entries: dict[tuple[int, int, int], int] = {}
         """(lineage, index, term) to header CRC, which covers position, predecessor and body."""
         self.committed: dict[int, list[EntryId]] = {}
+        self._committed_in: dict[int, list[int]] = {}
+        """Per lineage and entry, the term in which it was committed: perhaps a later one than its own."""
         self.reached: Counter[str] = Counter()
         self.violations: list[str] = []
         self.disk_of: Callable[[str, int], SimDisk | None] = lambda node, lineage: None
@@ -209,8 +211,9 @@ class Oracle:
         self._require(other == core.id, f"S1: {other} and {core.id} both lead term {core.term}")
         self._require(core.health in _VOTING, f"S19: {core.id} leads while {core.health.name}")
         committed = self.committed.get(lineage, [])
-        # A late winner of an old term does not have what a later leader committed meanwhile, and can commit nothing.
-        earlier = bisect_left(committed, core.term, key=lambda entry: entry.term)
+        # A late winner of an old term does not have what a later leader committed meanwhile, entries of earlier terms
+        # among it, and can commit nothing.
+        earlier = bisect_left(self._committed_in.get(lineage, []), core.term)
         if earlier:  # equal header CRCs at an index mean equal prefixes, so the newest is enough
             known = committed[earlier - 1]
             own = core.entry_id(known.index)
@@ -233,11 +236,13 @@ class Oracle:
 
     def _commits(self, core: RaftCore, life: _Life, lineage: int, first: int, last: int, *, elected: bool) -> None:
         committed = self.committed.setdefault(lineage, [])
+        committed_in = self._committed_in.setdefault(lineage, [])
         if not committed and first > 1:  # entry 1 is committed when the group is formed
             for index in range(1, first):
                 known = core.entry_id(index)
                 assert known is not None
                 committed.append(known)
+                committed_in.append(core.term)
         for index in range(first, last + 1):
             own = core.entry_id(index)
             if own is None:
@@ -248,6 +253,7 @@ class Oracle:
             else:
                 self._require(index == len(committed) + 1, f"S7: {core.id} commits {index} out of order")
                 committed.append(own)
+                committed_in.append(max(committed_in[-1] if committed_in else 0, core.term))
                 if index == last:
                     self._majority_holds(core, lineage, own)
         if core.role is Role.LEADER and not elected and last == core.commit:
