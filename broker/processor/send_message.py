@@ -164,7 +164,7 @@ class SendProcessor:
 
     def _put_batch(self, head: PutMessage, request: Typed[SendHeader], reply: ReplyTo) -> None:
         answer = later(request, reply, ours=head.sequence is not None)
-        if make_batch is not None:
+        if make_batch is not None and self._intake.takes_runs:
             batch = make_batch(request.body, head.sequence is not None)
             if self._intake.put_batch_run(head, batch, answer):
                 self._counters.put_messages += batch.count

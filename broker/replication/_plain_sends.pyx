@@ -16,7 +16,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdio cimport snprintf
 from libc.string cimport memchr, memcmp, memcpy
 
-from trimq.message._fast cimport id_key
+from trimq.message._fast cimport _u4, id_key
 
 cdef extern from "string.h" nogil:
     void* memmem(const void* haystack, size_t size, const void* needle, size_t length)
@@ -70,10 +70,6 @@ cdef struct Send:
     int32_t opaque
     bint oneway
     bint numbered
-
-
-cdef inline uint32_t _u4(const uint8_t* at) noexcept nogil:
-    return <uint32_t>at[0] << 24 | <uint32_t>at[1] << 16 | <uint32_t>at[2] << 8 | at[3]
 
 
 cdef inline void _put4(uint8_t* at, uint32_t value) noexcept nogil:
@@ -313,9 +309,21 @@ cdef bytes _record(const Text* text, const Head* head, crc32, own_id):
     return record
 
 
-cdef int _check_hosts(bytes born_host, bytes store_host) except -1:
+cdef int _begin(Head* head, bytes born_host, int64_t store_ms, bytes store_host) except -1:
+    """What the records of one call have in common; `head` points into both hosts."""
     if PyBytes_GET_SIZE(born_host) != 8 or PyBytes_GET_SIZE(store_host) != 8:
         raise ValueError("a plain send has hosts of 8 bytes")
+    head.born_host = <const uint8_t*>PyBytes_AS_STRING(born_host)
+    head.store_host = <const uint8_t*>PyBytes_AS_STRING(store_host)
+    head.store_ms = store_ms
+    return 0
+
+
+cdef int _at_topic(Head* head, bytes topic) except -1:
+    """The records that follow are of this topic, into which `head` points."""
+    if PyBytes_GET_SIZE(topic) > TOPIC_MAX:
+        raise ValueError("a plain send has a topic of at most 127 bytes")
+    head.topic, head.topic_size = <const uint8_t*>PyBytes_AS_STRING(topic), PyBytes_GET_SIZE(topic)
     return 0
 
 
@@ -683,19 +691,14 @@ cdef class Run:
                 int64_t store_ms, bytes store_host, int32_t multi_tags_flag):
         """The records of placed sends. `ids` for those that have none; `multi_tags`: one boolean per topic."""
         self._check(first, end)
-        _check_hosts(born_host, store_host)
         cdef list made = [None] * (end - first)
         cdef Py_ssize_t number, taken = 0
         cdef Send* send
         cdef Head head
-        cdef bytes topic
-        head.born_host = <const uint8_t*>PyBytes_AS_STRING(born_host)
-        head.store_host = <const uint8_t*>PyBytes_AS_STRING(store_host)
-        head.store_ms = store_ms
+        _begin(&head, born_host, store_ms, store_host)
         for number in range(first, end):
             send = &self._sends[number]
-            topic = self.topics[send.topic]
-            head.topic, head.topic_size = <const uint8_t*>PyBytes_AS_STRING(topic), PyBytes_GET_SIZE(topic)
+            _at_topic(&head, self.topics[send.topic])
             head.queue_id, head.queue_offset, head.position = send.queue_id, send.queue_offset, send.position
             head.born_ms, head.reconsume_times = send.born_ms, send.reconsume_times
             head.sys_flag = send.sys_flag & ~multi_tags_flag
@@ -846,17 +849,13 @@ cdef class Batch:
                 int32_t sys_flag, int64_t born_ms, bytes born_host, int64_t store_ms, bytes store_host,
                 int32_t reconsume_times):
         """(records, their positions), one behind the other in queue and log. `ids` for those that have none."""
-        _check_hosts(born_host, store_host)
-        if PyBytes_GET_SIZE(topic) > TOPIC_MAX:
-            raise ValueError("a plain send has a topic of at most 127 bytes")
         cdef list made = [None] * self.count, positions = [None] * self.count
         cdef Py_ssize_t number, taken = 0
         cdef bytes record
         cdef Head head
-        head.born_host = <const uint8_t*>PyBytes_AS_STRING(born_host)
-        head.store_host = <const uint8_t*>PyBytes_AS_STRING(store_host)
-        head.topic, head.topic_size = <const uint8_t*>PyBytes_AS_STRING(topic), PyBytes_GET_SIZE(topic)
-        head.store_ms, head.born_ms, head.reconsume_times = store_ms, born_ms, reconsume_times
+        _begin(&head, born_host, store_ms, store_host)
+        _at_topic(&head, topic)
+        head.born_ms, head.reconsume_times = born_ms, reconsume_times
         head.queue_id, head.queue_offset, head.position, head.sys_flag = queue_id, queue_offset, position, sys_flag
         for number in range(self.count):
             if self._texts[number].own_id:

@@ -437,8 +437,7 @@ class EntrySource(Protocol):
         ...
 
     def flush(self) -> None:
-        """Put what waits for a later entry (consumer offsets, member sets) into the open batch: leadership is handed
-        over."""
+        """Leadership is handed over: put what waits for a later entry (offsets, member sets) into the open batch."""
         ...
 
     def rebase(self, prev: EntryId) -> None:

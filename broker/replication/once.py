@@ -51,11 +51,15 @@ class LogView(Protocol):
 
 
 class Ids(Protocol):
-    """Makes unique ids of 32 ASCII digits (`trimq.message.ids.IdSource`)."""
+    """Makes unique ids, 32 hex digits each (`trimq.message.ids.IdSource`)."""
 
-    def new_id(self) -> str: ...
+    def new_id(self) -> str:
+        """One that was never given before."""
+        ...
 
-    def new_ids(self, count: int) -> list[str]: ...
+    def new_ids(self, count: int) -> list[str]:
+        """So many of them."""
+        ...
 
 
 class KeyLookup(Protocol):

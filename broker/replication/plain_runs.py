@@ -89,13 +89,13 @@ class PlainRuns(Sends):
         return done
 
     def put_batch_run(self, head: PutMessage, batch: SendBatch, answer: Answer) -> bool:
-        """Admit a plain batch; False leaves it to `put_elements`, untouched. Raises as that does."""
+        """Admit a plain batch, where `takes_runs`; False leaves it to `put_elements`. Raises as that does."""
         term = self._leading()
         view, sequence, count = term.view, head.sequence, batch.count
         info = view.topic(head.topic)
         if not count or info is None or not 0 <= head.queue_id < info.write_queues or head.again:
             return False
-        if not self.takes_runs or len(head.born_host) != _V4_BYTES:
+        if len(head.born_host) != _V4_BYTES:
             return False
         keys: list[int | None] = [None] * count
         if sequence is not None:
@@ -196,8 +196,6 @@ class PlainRuns(Sends):
         born_host: bytes,
     ) -> None:
         """Put the records of placed sends into the batch, and their answers."""
-        if first == end:
-            return
         ids = self._ids.new_ids(run.without_id(first, end))
         store_host = self.config.store_host
         records = run.records(first, end, crc32, ids, multi_tags, born_host, self._now(), store_host, MULTI_TAGS)

@@ -25,7 +25,7 @@ from broker.store.fs_memory import MemoryFileSystem
 from raft.node import RaftNode
 from tests.replication.raft_cluster import Cluster, Machine, until
 from tests.replication.small import SmallStore, TestClock
-from tests.support.intake_bench import HOST, Client, Queues, apply_entry, message, records_of
+from tests.support.intake_bench import HOST, Client, CountedIds, Queues, apply_entry, message, records_of
 from trimq.message.ids import parse_offset_message_id
 from trimq.message.record import Record
 
@@ -72,21 +72,14 @@ class IntakeMachine(Machine):
     def __init__(self, cluster: Cluster, name: str) -> None:
         super().__init__(cluster, name)
         self.member: Member | None = None
-        self.made = 0
-
-    def new_id(self) -> str:
-        self.made += 1
-        return f"{self.name}-{self.made}"
-
-    def new_ids(self, count: int) -> list[str]:
-        return [self.new_id() for _ in range(count)]
+        self.ids = CountedIds(name)
 
     async def _run_group(self, node: RaftNode, group: str, *, task_status: trio.TaskStatus[None]) -> None:
         cluster, disk = self.cluster, self.disks[group]
         rng = random.Random(f"{cluster.seed}/{self.name}/{self.lives}")
         async with open_state_store(disk) as store, trio.open_nursery() as nursery:
             config = IntakeConfig(store_host=HOST)
-            intake = Intake(store.state, store.log, store.queues, None, TestClock(), config, self)
+            intake = Intake(store.state, store.log, store.queues, None, TestClock(), config, self.ids)
             replicator = RaftReplicator(node, store, intake, cluster.config(self.name, group), disk, rng)
             self.member = Member(store, intake, replicator)
             assert isinstance(cluster, IntakeCluster)

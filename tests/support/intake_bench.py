@@ -141,6 +141,21 @@ class Keys:
         ][:limit]
 
 
+class CountedIds:
+    """Unique ids that count up, 32 characters each."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._made = 0
+
+    def new_id(self) -> str:
+        self._made += 1
+        return f"{self._prefix}{self._made:0{32 - len(self._prefix)}d}"
+
+    def new_ids(self, count: int) -> list[str]:
+        return [self.new_id() for _ in range(count)]
+
+
 class Owner:
     def __init__(self) -> None:
         self.has_room = True
@@ -162,7 +177,6 @@ class Replica:
         self.keys = Keys(self)
         self.state = GroupState(**window)
         self.owner = Owner()
-        self._ids = 0
         self.intake = Intake(
             self.state,
             self.log,
@@ -170,18 +184,11 @@ class Replica:
             self.keys,
             self.clock,
             config or IntakeConfig(store_host=HOST),
-            self,
+            CountedIds("BROKER"),
         )
         self.intake.attach(self.owner)
         self.tickets: list[tuple[int, Ticket]] = []
         self.term = 0
-
-    def new_id(self) -> str:
-        self._ids += 1
-        return f"BROKER{self._ids:026d}"
-
-    def new_ids(self, count: int) -> list[str]:
-        return [self.new_id() for _ in range(count)]
 
     # --- replicator
 

@@ -48,10 +48,6 @@ cdef inline uint32_t _crc32(const uint8_t* data, Py_ssize_t size, uint32_t seed)
     return ~value
 
 
-cdef inline uint32_t _u4(const uint8_t* at) noexcept nogil:
-    return <uint32_t>at[0] << 24 | <uint32_t>at[1] << 16 | <uint32_t>at[2] << 8 | at[3]
-
-
 cdef inline uint64_t _u8(const uint8_t* at) noexcept nogil:
     return <uint64_t>_u4(at) << 32 | _u4(at + 4)
 
