@@ -7,11 +7,11 @@ Trio's: `trio.current_time()` and cancel scopes, which a test clock drives. Chan
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import trio
 
-__all__ = ["BROKEN", "File", "FileSystem", "Network", "Stream", "StreamHandler"]
+__all__ = ["BROKEN", "File", "FileSystem", "Network", "Prompt", "Stream", "StreamHandler"]
 
 BROKEN = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 """Everything a link may raise when it is gone."""
@@ -27,6 +27,18 @@ class Stream(Protocol):
     async def send_all(self, data: bytes) -> None: ...
 
     async def aclose(self) -> None: ...
+
+
+@runtime_checkable
+class Prompt(Protocol):
+    """A stream that can also send from where nothing may wait."""
+
+    def send_now(self, data: bytes) -> int:
+        """Send what goes out at once; returns how many bytes that was, perhaps none. Never fails.
+
+        Not while a `send_all` is under way.
+        """
+        ...
 
 
 StreamHandler = Callable[[Stream], Awaitable[None]]

@@ -59,6 +59,6 @@ class Feeders:
             return
         fields = encode_message(request)
         if entries:
-            link.send_data(self._group, fields, [entry.data for entry in entries])
+            link.send_data(self._group, fields, [entry.data for entry in entries], prompt=True)
         else:
             link.send_control(self._group, fields)

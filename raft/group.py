@@ -1,8 +1,9 @@
 """One Raft group at work in this process: the loop that owns the core, and what carries out its decisions.
 
-The loop is the only code that touches the core. It waits for one wake-up, drains everything (finished writes,
-messages, requests of the host, a tick), lets the host form an entry, takes `ready()` once and routes the results;
-there is no `await` in between, so nothing needs a lock.
+A *turn* is the only code that touches the core. It drains everything (finished writes, messages, requests of the host,
+a tick), lets the host form an entry, takes `ready()` once and routes the results; there is no `await` in between, so
+nothing needs a lock. The loop takes a turn for every wake-up. What a producer waits for does not wait for the loop: the
+pass that read a peer's messages, or heard of a finished write, takes its turn itself (`_turn_now`).
 
     links ──► inbox ─┐                      ┌─► links (control before data; requests via a Feeder per peer)
     writer ─► done ──┤                      ├─► writer
@@ -30,7 +31,7 @@ from raft.codec import DRIVER_CODES, decode_message, encode_message, take_int
 from raft.core import RaftCore
 from raft.core.errors import NotLeader as CoreNotLeader
 from raft.core.errors import Refused
-from raft.core.messages import AppendRequest, Message
+from raft.core.messages import AppendReply, AppendRequest, Message
 from raft.core.ready import Ready, TransferEnd
 from raft.core.types import (
     EntryLike,
@@ -92,7 +93,7 @@ class RaftGroup:
         self._welcome = Welcome(settings, storage, self._members, self._known_commit)
         self._recovered_commit = 0
         self._nursery: trio.Nursery | None = None
-        self._writer = LogWriter(storage, hard, self._written)
+        self._writer = LogWriter(storage, hard, self._written, self._turn_now)
         self._writer_scope = trio.CancelScope()
         self._mending = False
         self._mending_for = ""
@@ -104,6 +105,8 @@ class RaftGroup:
         self._inbox: deque[Message] = deque()
         self._calls: deque[Callable[[RaftCore, int], None]] = deque()
         self._tick_due = False
+        self._turning = False
+        self._failure: Exception | None = None
         self._wake = Signal()
         self._feeders = Feeders(settings.group, storage, self._members, self._pending, self._found_damage)
         self._barriers: dict[int, Callable[[int | None], None]] = {}
@@ -278,7 +281,7 @@ class RaftGroup:
 
     def _start_writer(self) -> None:
         assert self._nursery is not None, "writers write while the group runs"
-        self._writer = writer = LogWriter(self.storage, self._hard, self._written)
+        self._writer = writer = LogWriter(self.storage, self._hard, self._written, self._turn_now)
         self._writer_scope = scope = trio.CancelScope()
         self._reported_seq = self._reported_hard_seq = 0
         self._disk = DiskWatch(self._node.config.election_ms)
@@ -292,6 +295,8 @@ class RaftGroup:
     async def _loop(self) -> None:
         while True:
             await self._wake.wait()
+            if self._failure is not None:
+                raise self._failure
             if self.core is not None and (self._held or self.storage.damage is not None):
                 await self._stop_core()
             elif self._held and not self._mending:
@@ -361,7 +366,26 @@ class RaftGroup:
         self._tick_due = True
         self._wake.set()
 
+    def _turn_now(self) -> None:
+        """A turn in the present pass, unless the loop has something to do first. What it raises ends the loop."""
+        core = self.core
+        if core is None or self._held or self._turning or self._failure is not None or self.storage.damage is not None:
+            self._wake.set()
+            return
+        try:
+            self._turn(core)
+        except Exception as error:
+            self._failure = error
+            self._wake.set()
+
     def _turn(self, core: RaftCore) -> None:
+        self._turning = True
+        try:
+            self._take_turn(core)
+        finally:
+            self._turning = False
+
+    def _take_turn(self, core: RaftCore) -> None:
         now_ms = self._node.now_ms()
         writer = self._writer
         if writer.done_seq > self._reported_seq:
@@ -395,6 +419,8 @@ class RaftGroup:
 
     def _route(self, ready: Ready) -> None:
         group = self.settings.group
+        if ready.appends:
+            self._writer.put(ready.appends)  # first: the disk works while the rest is sent
         for message in ready.send:
             if type(message) is AppendRequest:
                 assert self._nursery is not None, "messages leave while the group runs"
@@ -402,9 +428,8 @@ class RaftGroup:
             else:
                 link = self._members.link(message.to)
                 if link is not None:
-                    link.send_control(group, encode_message(message))
-        if ready.appends:
-            self._writer.put(ready.appends)
+                    # An acknowledgement: somebody waits for it. The rest may share a frame with other groups'.
+                    link.send_control(group, encode_message(message), prompt=type(message) is AppendReply)
         if ready.membership is not None:
             self._use_membership(*ready.membership)
             self._host.members_changed(ready.membership[1])
@@ -517,7 +542,7 @@ class RaftGroup:
                 if refusal:
                     raise CodecError(refusal)
                 self._inbox.append(message)
-        self._wake.set()
+        self._turn_now()
 
     def receive_app(self, addr: Address, fields: list[Any], body: memoryview) -> None:
         sender = self._members.id_of(addr)

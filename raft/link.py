@@ -2,8 +2,10 @@
 
 Sending never blocks: three queues, strictly in this order: *control* (everything queued goes out as one frame), *data*,
 *bulk*. One `send_all` per wake-up, with at most `PASS_BYTES` of data and bulk, so that a beat never waits behind more
-than that. Without a connection everything is dropped: Raft repeats what matters, and whoever cannot lose a message
-looks at the return value.
+than that. What a producer waits for (entries, and the word that they are durable) is sent *promptly*: from the pass
+that made it, as far as the connection takes it, which saves two passes of the scheduler on each hop. Without a
+connection everything is dropped: Raft repeats what matters, and whoever cannot lose a message looks at the return
+value.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Any
 
 import trio
 
-from raft.env import BROKEN, Stream
+from raft.env import BROKEN, Prompt, Stream
 from raft.frames import CodecError, FrameReader, encode_frame
 from raft.signals import Signal
 
@@ -72,20 +74,32 @@ class PeerLink:
         """Is there a session in which both sides accepted the group?"""
         return self.session is not None and group in self.groups
 
-    def send_control(self, group: str, fields: Sequence[Any]) -> bool:
-        """Queue a small message without a body; everything queued goes as one frame, before all data."""
+    def send_control(self, group: str, fields: Sequence[Any], *, prompt: bool = False) -> bool:
+        """Queue a small message without a body; everything queued goes as one frame, before all data.
+
+        `prompt`: now, if possible. Otherwise it leaves together with what others queue in this pass.
+        """
         session = self.session
         if session is None or group not in self.groups or len(session.control) >= CONTROL_QUEUE_MAX:
             self.dropped += 1
             return False
         session.control.append([group, *fields])
-        session.wake.set()
+        if prompt:
+            session.send_now()
+        else:
+            session.wake.set()
         return True
 
     def send_data(
-        self, group: str, fields: Sequence[Any], body: Sequence[bytes | memoryview], *, app: bool = False
+        self,
+        group: str,
+        fields: Sequence[Any],
+        body: Sequence[bytes | memoryview],
+        *,
+        app: bool = False,
+        prompt: bool = False,
     ) -> bool:
-        """Queue a message with a body, behind all control messages."""
+        """Queue a message with a body, behind all control messages. `prompt`: now, if possible."""
         session = self.session
         if session is None or group not in self.groups or session.data_bytes >= DATA_QUEUE_MAX_BYTES:
             self.dropped += 1
@@ -93,7 +107,10 @@ class PeerLink:
         frame = encode_frame([APP if app else MESSAGE, group, *fields], body)
         session.data.append(frame)
         session.data_bytes += len(frame)
-        session.wake.set()
+        if prompt:
+            session.send_now()
+        else:
+            session.wake.set()
         return True
 
     def send_bulk(self, group: str, fields: Sequence[Any], body: Sequence[bytes | memoryview]) -> bool:
@@ -138,7 +155,12 @@ class Session:
         self._deliver = deliver
         self._link = link
         self._stream = stream
+        self._prompt = stream if isinstance(stream, Prompt) else None
         self._reader = reader
+        self._sending = False
+        """The sender is at it."""
+        self._rest = b""
+        """What did not go out promptly: first in line."""
 
     async def run(self) -> None:
         with self.scope:
@@ -168,14 +190,35 @@ class Session:
         self.data_bytes -= size
         return parts
 
+    def send_now(self) -> None:
+        """Send what is queued, as far as it goes without waiting; the sender does the rest."""
+        if self._prompt is None or self._sending or self._rest:
+            self.wake.set()
+            return
+        piece = self._next_piece()
+        self._rest = piece[self._prompt.send_now(piece) :]
+        if self._rest or self.data or self.bulk:
+            self.wake.set()
+
+    def _next_piece(self) -> bytes:
+        """What goes out in one call; empty when nothing is queued."""
+        if self._rest:
+            piece, self._rest = self._rest, b""
+            return piece
+        parts = self.next_parts()
+        if parts:
+            self._link.sent_frames += len(parts)
+            self.last_sent = self._now()
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
     async def _send(self) -> None:
         try:
             while True:
                 await self.wake.wait()
-                while parts := self.next_parts():
-                    self._link.sent_frames += len(parts)
-                    self.last_sent = self._now()
-                    await self._stream.send_all(parts[0] if len(parts) == 1 else b"".join(parts))
+                while piece := self._next_piece():
+                    self._sending = True
+                    await self._stream.send_all(piece)
+                    self._sending = False
                 if self.closing:
                     self.scope.cancel()
         except BROKEN:

@@ -6,7 +6,7 @@ writing methods, never two at once; reads run beside them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -113,6 +113,14 @@ class LogStorage(LogView, Protocol):
         """Append and sync. Raises OSError: ENOSPC when nothing was written and the log stays usable, else final.
 
         StorageDamaged: the log turned out to be damaged; nothing more can be written until it is mended.
+        """
+        ...
+
+    def begin_write(self, entries: Sequence[EntryLike], done: Callable[[OSError | None], None]) -> bool:
+        """Begin to append and sync, if nothing has to be waited for before that; else False, and `write` does it.
+
+        `done` is called once, in a later pass and in no task of the caller's: with an error it is final, and how much
+        was written is not known. Nothing else may be written before.
         """
         ...
 

@@ -4,6 +4,9 @@ Everything queued when the disk becomes free goes into one write, up to `WRITE_M
 needs no timer. A batch with a hard state or a truncation begins a new write, because each of the two must be durable
 before what follows it.
 
+Plain entries that nothing stands before are begun by whoever queues them, and their end is told from where the disk's
+answer came in: `run`, the writer's task, sees only what has to wait for something.
+
 Disk trouble, as the core hears it: no space (the log is intact; the same write is tried again until it succeeds, and
 nothing behind it is reported meanwhile but hard states: their file needs no space, so a full replica goes on voting),
 slow, stalled, failed (final: this writer never writes again).
@@ -16,6 +19,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import trio
 
@@ -35,9 +39,15 @@ SPACE_RETRY_S = 0.5
 
 
 class LogWriter:
-    """Queue in, finished sequence numbers out. `progress` is called after each write and each change of `fault`."""
+    """Queue in, finished sequence numbers out.
 
-    def __init__(self, storage: LogStorage, hard: HardStateFile, progress: Callable[[], None]) -> None:
+    `progress` is called after each write of the task and each change of `fault`, from where not much may be done;
+    `landed` after each other write, from the loop itself.
+    """
+
+    def __init__(
+        self, storage: LogStorage, hard: HardStateFile, progress: Callable[[], None], landed: Callable[[], None]
+    ) -> None:
         self.done_seq = 0
         """All batches up to here are durable and visible in the storage's view."""
         self.hard_seq = 0
@@ -48,8 +58,13 @@ class LogWriter:
         self._storage = storage
         self._hard = hard
         self._progress = progress
+        self._landed = landed
         self._queue: deque[AppendBatch] = deque()
         self._busy_since: float | None = None
+        self._begun = False
+        """The present write is on its way without the task."""
+        self._leaving = False
+        """The task is over, or waits for a write that has begun."""
         self._wake = Signal()
         self.ended = trio.Event()
         """Set when `run` is over: nothing of this writer reaches the disk any more."""
@@ -66,18 +81,64 @@ class LogWriter:
     def put(self, batches: Sequence[AppendBatch]) -> None:
         """Queue batches behind everything that was queued before."""
         self._queue.extend(batches)
-        self._wake.set()
+        if self._busy_since is None:
+            self._begin()
+        elif not self._begun:
+            self._wake.set()
 
     async def run(self) -> None:
         """Write until cancelled, or until the disk failed for good or the log is damaged."""
         try:
-            while True:
+            while self.fault is not StorageFault.FAILED:
                 await self._wake.wait()
-                while self._queue:
+                while self._queue and self._busy_since is None:
                     if not await self._write_next():
                         return
         finally:
+            self._leaving = True
+            with trio.CancelScope(shield=True):  # waits for the disk only
+                while self._begun:
+                    await self._wake.wait()
             self.ended.set()
+
+    def _begin(self) -> None:
+        """Begin the next write from here, or leave it to the task."""
+        while self._queue:
+            first = self._queue[0]
+            if self.fault is not None or self._leaving or first.hard_state is not None or first.truncate_to is not None:
+                self._wake.set()
+                return
+            _, entries, seq = self._next()
+            if entries:
+                if self._storage.begin_write(entries, partial(self._ended, seq)):
+                    self._busy_since = trio.current_time()
+                    self._begun = True
+                else:
+                    self._queue.appendleft(replace(first, seq=seq, entries=entries))
+                    self._wake.set()
+                return
+            self.done_seq = seq
+            self._progress()
+
+    def _ended(self, seq: int, error: OSError | None) -> None:
+        self._busy_since = None
+        self._begun = False
+        if self._leaving:
+            self._wake.set()
+        if error is not None:
+            self._fail(error)
+            self._wake.set()
+            self._progress()
+            return
+        self.done_seq = seq
+        self._begin()
+        self._landed()
+
+    def _fail(self, error: Exception) -> None:
+        self.fault = StorageFault.FAILED
+        self.reason = str(error)
+        self._queue.clear()
+        log.error("the log cannot be written any more", extra={"error": str(error)})
 
     def _next(self) -> tuple[AppendBatch, list[EntryLike], int]:
         """The first batch, all entries that go with it in one write, and the sequence number that is then done."""
@@ -113,10 +174,7 @@ class LogWriter:
             if entries:
                 await self._append(entries)
         except (OSError, HardStateDamaged) as error:
-            self.fault = StorageFault.FAILED
-            self.reason = str(error)
-            self._queue.clear()
-            log.error("the log cannot be written any more", extra={"error": str(error)})
+            self._fail(error)
             return False
         except StorageDamaged as error:
             # Not the disk's refusal: the group stops this core and mends the log first.

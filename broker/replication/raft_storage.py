@@ -255,6 +255,12 @@ class RaftStorage:
         except LogUnusable as error:
             raise self._unusable(error) from error
 
+    def begin_write(self, entries: Sequence[EntryLike], done: Callable[[OSError | None], None]) -> bool:
+        mine = cast("Sequence[Entry]", entries)
+        if any(entry.kind == EntryKind.MEMBERSHIP for entry in mine) or not self._sync():
+            return False
+        return self._log.begin_append(mine, done)
+
     async def truncate(self, to: CoreEntryId) -> None:
         try:
             await self._log.truncate_after(to.index)

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -123,6 +123,8 @@ class CommitLog(MendingLog):
     async def append(self, entries: Sequence[Entry], *, sync: bool = True) -> None:
         """Write entries that continue the log; with `sync`, return when all of them are on the disk.
 
+        `begin_append` is the same without a task, where nothing is in the way.
+
         Raises `LogMismatch` (they do not chain; nothing written), `NoSpace` (what was written before the full segment
         stays, `last` says how far; try again later), `LogUnusable`, and `OSError` after which the log is impaired.
         Cancelled, a prefix of the entries may have been written: `last` says which. Not to be called concurrently.
@@ -160,7 +162,7 @@ class CommitLog(MendingLog):
         """One write of entries that lie in one segment."""
         files = self._files
         segment = self._segments[-1]
-        first, last = group[0], group[-1]
+        last = group[-1]
         if segment.full:
             header = SegmentHeader.after(self.last, lineage=self.lineage, segment_bytes=self.segment_bytes)
             if self.durable != self.last:
@@ -174,13 +176,61 @@ class CommitLog(MendingLog):
         if not segment.end:
             parts.insert(0, segment.header.block())
             at = 0
-        base = segment.base_position
-        need = last.position - base + len(last.data)
+        need = last.end - segment.base_position
         if segment.grown < need:
             await files.room(segment, need)
-        writer = await files.writer(base)
+        writer = await files.writer(segment.base_position)
         self.sync_started_at = trio.current_time()
         await writer.write(at, parts, sync=sync)
+        self._wrote(segment, group, sync=sync)
+
+    def begin_append(self, entries: Sequence[Entry], done: Callable[[OSError | None], None]) -> bool:
+        """Begin to write and sync entries if nothing has to be waited for before that; else False: `append` does it.
+
+        `done` is called once, in a later pass: without an error the entries are on the disk, with one the log is
+        impaired. Nothing else may be written before.
+        """
+        if self._busy or self._closed or self.fault is not None or not self._segments:
+            return False
+        segment = self._segments[-1]
+        base, size = segment.base_position, self.segment_bytes
+        last = entries[-1]
+        writer = self._files.prompt_writer(base)
+        if (
+            writer is None
+            or not (self._withdrawn and self._lineage_marked)
+            or segment.full
+            or not segment.end
+            or last.position // size != base // size
+            or last.end - base > segment.grown
+            or last.end - entries[0].position > ENTRY_MAX_BYTES
+        ):
+            return False
+        try:
+            self._check_chain(entries)
+        except LogMismatch:
+            return False
+
+        def ended(error: OSError | None) -> None:
+            self.sync_started_at = None
+            self._busy = False
+            if error is None:
+                self._wrote(segment, entries, sync=True)
+            else:
+                self._impair(error)
+            done(error)
+
+        try:
+            writer.begin_write(HEADER_BLOCK_BYTES + segment.end, [entry.data for entry in entries], ended)
+        except OSError:
+            return False
+        self._begin_write()
+        self.sync_started_at = trio.current_time()
+        return True
+
+    def _wrote(self, segment: Segment, group: Sequence[Entry], *, sync: bool) -> None:
+        """Entries stand at the end of a segment: note where."""
+        base, last = segment.base_position, group[-1]
         add_offset, add_crc, note, remember = (
             segment.offsets.append, segment.crcs.append, self.terms.note, self._recent.add,
         )  # fmt: skip
@@ -193,8 +243,8 @@ class CommitLog(MendingLog):
         self.last = last.id
         if sync:
             self.durable = self.last
-        if first.position == base or files.short(segment) or segment.full:
-            files.wake()
+        if group[0].position == base or self._files.short(segment) or segment.full:
+            self._files.wake()
 
     def _check_chain(self, entries: Sequence[Entry]) -> None:
         last = self.last

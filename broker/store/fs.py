@@ -34,6 +34,7 @@ __all__ = [
     "File",
     "FileSystem",
     "Offloading",
+    "PromptFile",
     "RealFileSystem",
     "check_path",
     "file_size",
@@ -73,6 +74,15 @@ class File(Protocol):
 
     async def aclose(self) -> None:
         """Close. Twice is harmless. Unsynced writes stay unsynced."""
+        ...
+
+
+@runtime_checkable
+class PromptFile(Protocol):
+    """An open file that can also begin to write from where nothing may wait."""
+
+    def begin_write(self, at: int, parts: Sequence[bytes], done: Callable[[OSError | None], None]) -> None:
+        """Like `write` with `sync`; `done` is called once, always in a later pass, and must not raise."""
         ...
 
 
@@ -205,7 +215,8 @@ def _pwrite_all(fd: int, at: int, parts: Sequence[bytes]) -> None:
                 chunk[0] = memoryview(chunk[0])[done:]
 
 
-Job = tuple[int, Sequence[bytes], Callable[["outcome.Outcome[None]"], None]]
+Done = Callable[[OSError | None], None]
+Job = tuple[int, Sequence[bytes], Done]
 
 
 class _SyncThread:
@@ -214,21 +225,22 @@ class _SyncThread:
     def __init__(self, fd: int, name: str) -> None:
         self._fd = fd
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._token = trio.lowlevel.current_trio_token()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
+
+    def begin(self, at: int, parts: Sequence[bytes], done: Done) -> None:
+        """Queue a write; `done` is called in the loop."""
+        self._jobs.put((at, parts, done))
 
     async def write(self, at: int, parts: Sequence[bytes]) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()
         task = trio.lowlevel.current_task()
-        token = trio.lowlevel.current_trio_token()
 
-        def done(result: outcome.Outcome[None]) -> None:
-            try:
-                token.run_sync_soon(trio.lowlevel.reschedule, task, result)
-            except trio.RunFinishedError:
-                pass  # the loop is gone and with it everyone who waited
+        def done(error: OSError | None) -> None:
+            trio.lowlevel.reschedule(task, outcome.Value(None) if error is None else outcome.Error(error))
 
-        self._jobs.put((at, parts, done))
+        self.begin(at, parts, done)
         # Once begun it is finished: buffers and file must stay until the disk has answered.
         await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
 
@@ -263,8 +275,11 @@ class _SyncThread:
                     os.fdatasync(self._fd)
                 except OSError as error:
                     fault = error
-            for done in waiting:
-                done(outcome.Value(None) if fault is None else outcome.Error(_again(fault)))
+            try:
+                for done in waiting:
+                    self._token.run_sync_soon(done, None if fault is None else _again(fault))
+            except trio.RunFinishedError:
+                pass  # the loop is gone and with it everyone who waited
 
 
 def _again(error: OSError) -> OSError:
@@ -289,9 +304,23 @@ class _RealFile:
         if not sync:
             await self._in_thread(lambda: _pwrite_all(self._fd, at, parts))
             return
+        await self._guarded(self._syncing().write(at, parts))
+
+    def begin_write(self, at: int, parts: Sequence[bytes], done: Done) -> None:
+        """See `PromptFile`."""
+        self._check()
+
+        def ended(error: OSError | None) -> None:
+            if error is not None:
+                self._fault = error
+            done(error)
+
+        self._syncing().begin(at, parts, ended)
+
+    def _syncing(self) -> _SyncThread:
         if self._thread is None:
             self._thread = _SyncThread(self._fd, f"sync {self._path}")
-        await self._guarded(self._thread.write(at, parts))
+        return self._thread
 
     async def pread(self, at: int, size: int) -> bytes:
         if self._closed:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import errno
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Final
@@ -151,6 +151,8 @@ class MemoryFileSystem:
         self.power_cut_at = 0
         """The durable call (counted from 1) in which the power goes; 0: never."""
         self.off = False
+        self.hands: trio.Nursery | None = None
+        """Who carries out what is only begun (`PromptFile`), in the place of threads; None: nothing can be."""
         self._serial = 0
         self._names: dict[str, _Inode] = {}
         self._dirs: set[str] = {""}
@@ -178,7 +180,8 @@ class MemoryFileSystem:
             inode = self._names.get(path)
         if inode is None or path in self._dirs:
             raise FileNotFoundError(errno.ENOENT, path)
-        return _MemoryFile(self, path, inode, self._incarnation)
+        kind = _MemoryFile if self.hands is None else _PromptMemoryFile
+        return kind(self, path, inode, self._incarnation)
 
     async def listdir(self, path: str) -> list[str]:
         check_path(path)
@@ -473,3 +476,22 @@ class _MemoryFile:
             raise OSError(errno.EBADF, f"{self._path} is closed")
         if self._fault:
             raise OSError(self._fault, f"{self._path}: an earlier sync failed, which is final")
+
+
+class _PromptMemoryFile(_MemoryFile):
+    """See `PromptFile`."""
+
+    def begin_write(self, at: int, parts: Sequence[bytes], done: Callable[[OSError | None], None]) -> None:
+        self._check()
+        assert self._fs.hands is not None, "opened with hands"
+        self._fs.hands.start_soon(self._carry_out, at, parts, done)
+
+    async def _carry_out(self, at: int, parts: Sequence[bytes], done: Callable[[OSError | None], None]) -> None:
+        error: OSError | None = OSError(errno.EIO, "nobody is left to write")
+        try:
+            await self.write(at, parts, sync=True)
+            error = None
+        except OSError as failed:
+            error = failed
+        finally:
+            done(error)

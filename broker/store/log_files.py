@@ -20,7 +20,7 @@ from typing import Final
 import trio
 
 from .errors import NoSpace
-from .fs import File, FileSystem, write_whole
+from .fs import File, FileSystem, PromptFile, write_whole
 from .segment import HEADER_BLOCK_BYTES, LOG_DIR, Segment, segment_path
 from .side_file import SIDE_DIR, side_path
 
@@ -77,6 +77,7 @@ class LogFiles:
         self._usable = usable
         self._readers: dict[int, File] = {}
         self._writer: File | None = None
+        self._prompt_writer: PromptFile | None = None
         self._writer_base = -1
         self._wake = trio.Event()
         self._grown = trio.Event()
@@ -104,13 +105,18 @@ class LogFiles:
         """The handle through which the log is written: one at a time."""
         if self._writer is None or self._writer_base != base:
             await self.close_writer()
-            self._writer = await self.fs.open(segment_path(base))
+            self._writer = file = await self.fs.open(segment_path(base))
+            self._prompt_writer = file if isinstance(file, PromptFile) else None
             self._writer_base = base
         return self._writer
 
+    def prompt_writer(self, base: int) -> PromptFile | None:
+        """The writer of that segment when it is open and takes writes without a task."""
+        return self._prompt_writer if self._writer_base == base else None
+
     async def close_writer(self) -> None:
         if self._writer is not None:
-            file, self._writer = self._writer, None
+            file, self._writer, self._prompt_writer = self._writer, None, None
             await file.aclose()
 
     async def forget(self, base: int) -> None:

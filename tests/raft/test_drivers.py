@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -116,6 +116,24 @@ class Disk:
         self.on_disk: dict[int, EntryLike] = {}
         self.suspect = False
         self.delay = 0.01
+        self.hands: trio.Nursery | None = None
+        """Who carries out what is begun; without, every write takes the writer's task."""
+
+    def begin_write(self, entries: Sequence[EntryLike], done: Callable[[OSError | None], None]) -> bool:
+        if self.hands is None:
+            return False
+
+        async def carry_out() -> None:
+            with trio.CancelScope(shield=True):
+                try:
+                    await self.write(entries)
+                except OSError as error:
+                    done(error)
+                else:
+                    done(None)
+
+        self.hands.start_soon(carry_out)
+        return True
 
     async def write(self, entries: Sequence[EntryLike]) -> None:
         await trio.sleep(self.delay)
@@ -157,12 +175,18 @@ async def hard_state() -> HardStateFile:
     return await HardStateFile.open(MemoryFileSystem(random.Random(1)), "hard-state", store_empty=True)
 
 
+def nothing() -> None:
+    """Whoever would be told has no part in these tests."""
+
+
 class TestWriter:
-    async def test_what_gathers_during_a_write_goes_together(self, autojump_clock: MockClock) -> None:
+    @pytest.mark.parametrize("begun", [False, True])
+    async def test_what_gathers_during_a_write_goes_together(self, begun: bool, autojump_clock: MockClock) -> None:
         disk = Disk()
-        writer = LogWriter(as_storage(disk), await hard_state(), lambda: None)
+        writer = LogWriter(as_storage(disk), await hard_state(), nothing, nothing)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(writer.run)
+            disk.hands = nursery if begun else None
             writer.put([AppendBatch(1, entries=things(1, 1))])
             await trio.sleep(0.005)
             assert not writer.idle
@@ -174,23 +198,29 @@ class TestWriter:
             nursery.cancel_scope.cancel()
         assert writer.ended.is_set()
 
-    async def test_a_write_is_bounded(self, autojump_clock: MockClock) -> None:
+    @pytest.mark.parametrize("begun", [False, True])
+    async def test_a_write_is_bounded(self, begun: bool, autojump_clock: MockClock) -> None:
         disk = Disk()
-        writer = LogWriter(as_storage(disk), await hard_state(), lambda: None)
+        writer = LogWriter(as_storage(disk), await hard_state(), nothing, nothing)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(writer.run)
+            disk.hands = nursery if begun else None
             half = WRITE_MAX_BYTES // 2
             writer.put([AppendBatch(seq, entries=things(seq, seq, size=half)) for seq in range(1, 6)])
             await trio.sleep(0.2)
             assert disk.calls == ["write 1-2", "write 3-4", "write 5-5"]
             nursery.cancel_scope.cancel()
 
-    async def test_hard_state_and_truncation_are_durable_before_what_follows(self, autojump_clock: MockClock) -> None:
+    @pytest.mark.parametrize("begun", [False, True])
+    async def test_hard_state_and_truncation_are_durable_before_what_follows(
+        self, begun: bool, autojump_clock: MockClock
+    ) -> None:
         disk = Disk()
         hard = await hard_state()
-        writer = LogWriter(as_storage(disk), hard, lambda: None)
+        writer = LogWriter(as_storage(disk), hard, nothing, nothing)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(writer.run)
+            disk.hands = nursery if begun else None
             writer.put(
                 [
                     AppendBatch(1, entries=things(5, 5)),
@@ -209,7 +239,7 @@ class TestWriter:
     ) -> None:
         disk = Disk()
         disk.errors = [OSError(errno.ENOSPC, "full")] * 3
-        writer = LogWriter(as_storage(disk), await hard_state(), lambda: None)
+        writer = LogWriter(as_storage(disk), await hard_state(), nothing, nothing)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(writer.run)
             writer.put([AppendBatch(1, entries=things(1, 1))])
@@ -223,7 +253,7 @@ class TestWriter:
     async def test_a_disk_error_is_final(self, autojump_clock: MockClock) -> None:
         disk = Disk()
         disk.errors = [OSError(errno.EIO, "broken")]
-        writer = LogWriter(as_storage(disk), await hard_state(), lambda: None)
+        writer = LogWriter(as_storage(disk), await hard_state(), nothing, nothing)
         writer.put([AppendBatch(1, entries=things(1, 1)), AppendBatch(2, hard_state=HardState(term=2))])
         await writer.run()
         assert (writer.fault, writer.done_seq, disk.calls) == (StorageFault.FAILED, 0, [])
@@ -232,11 +262,56 @@ class TestWriter:
     async def test_damage_ends_the_writer_without_blaming_the_disk(self, autojump_clock: MockClock) -> None:
         disk = Disk()
         disk.errors = [StorageDamaged("rot", 7)]
-        writer = LogWriter(as_storage(disk), await hard_state(), lambda: None)
+        writer = LogWriter(as_storage(disk), await hard_state(), nothing, nothing)
         writer.put([AppendBatch(1, entries=things(1, 1))])
         await writer.run()
         assert writer.fault is None
         assert writer.ended.is_set()
+
+    async def test_a_disk_error_of_a_begun_write_is_final_too(self, autojump_clock: MockClock) -> None:
+        disk = Disk()
+        disk.errors = [OSError(errno.EIO, "broken")]
+        told: list[StorageFault | None] = []
+        writer = LogWriter(as_storage(disk), await hard_state(), lambda: told.append(writer.fault), nothing)
+        async with trio.open_nursery() as nursery:
+            disk.hands = nursery
+            writer.put([AppendBatch(1, entries=things(1, 1)), AppendBatch(2, hard_state=HardState(term=2))])
+            await writer.run()
+            writer.put([AppendBatch(3, entries=things(2, 2))])
+            await trio.sleep(0.1)
+        assert (writer.fault, writer.done_seq, writer.hard_seq, disk.calls) == (StorageFault.FAILED, 0, 0, [])
+        assert told == [StorageFault.FAILED]
+        assert "broken" in writer.reason
+
+    async def test_it_ends_behind_a_write_that_has_begun_and_begins_no_other(self, autojump_clock: MockClock) -> None:
+        disk = Disk()
+        writer = LogWriter(as_storage(disk), await hard_state(), nothing, nothing)
+        async with trio.open_nursery() as hands:
+            disk.hands = hands
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(writer.run)
+                writer.put([AppendBatch(1, entries=things(1, 1))])
+                writer.put([AppendBatch(2, entries=things(2, 2))])
+                await trio.sleep(0.001)
+                nursery.cancel_scope.cancel()
+            assert writer.ended.is_set()
+            assert (disk.calls, writer.done_seq) == (["write 1-1"], 1)
+            await trio.sleep(1)
+        assert disk.calls == ["write 1-1"]
+
+    async def test_what_only_waits_its_turn_is_done_with_what_stands_before_it(self, autojump_clock: MockClock) -> None:
+        disk = Disk()
+        turns: list[int] = []
+        writer = LogWriter(as_storage(disk), await hard_state(), lambda: turns.append(writer.done_seq), nothing)
+        async with trio.open_nursery() as nursery:
+            disk.hands = nursery
+            writer.put([AppendBatch(1)])
+            assert (writer.done_seq, turns) == (1, [1])
+            writer.put([AppendBatch(2, entries=things(1, 1))])
+            writer.put([AppendBatch(3)])
+            assert writer.done_seq == 1
+            await trio.sleep(0.1)
+            assert writer.done_seq == 3
 
 
 def request(first: int, last: int) -> AppendRequest:

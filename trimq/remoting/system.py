@@ -89,12 +89,17 @@ def _tune(sock: _HasOptions) -> None:
 
 
 class TrioStream:
-    """A Trio stream that knows its addresses and raises `OSError` when the link is gone."""
+    """A Trio stream that knows its addresses and raises `OSError` when the link is gone.
 
-    __slots__ = ("_stream", "local", "peer")
+    It receives by waiting first: Trio's own way tries first, and whoever has read all that was there pays each time
+    for a call that finds nothing, an exception that says so, and a pass of the scheduler when it found something.
+    """
+
+    __slots__ = ("_socket", "_stream", "local", "peer")
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
+        self._socket = stream.socket
         self.peer = self.local = "?"
         try:
             self.peer = address_text(stream.socket.getpeername())
@@ -103,10 +108,17 @@ class TrioStream:
             pass
 
     async def receive_some(self, max_bytes: int) -> bytes:
-        try:
-            return bytes(await self._stream.receive_some(max_bytes))
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise _lost(error) from error
+        while (fd := self._socket.fileno()) >= 0:
+            try:
+                await trio.lowlevel.wait_readable(fd)
+            except trio.ClosedResourceError as error:
+                raise _lost(error) from error
+            if self._socket.fileno() == fd:  # else closed in this very pass: the number may be another file's by now
+                try:
+                    return os.read(fd, max_bytes)
+                except BlockingIOError:  # woken for nothing
+                    pass
+        raise ConnectionError("connection closed")
 
     async def send_all(self, data: bytes) -> None:
         try:
@@ -117,7 +129,7 @@ class TrioStream:
     def send_now(self, data: bytes) -> int:
         """See `trimq.env.Prompt`."""
         try:
-            return os.write(self._stream.socket.fileno(), data)
+            return os.write(self._socket.fileno(), data)
         except OSError:  # no room, or the link is gone: `send_all` waits, or says so
             return 0
 

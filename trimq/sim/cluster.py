@@ -212,7 +212,13 @@ class SimNode:
 
     @asynccontextmanager
     async def _open_fs(self, root: str) -> AsyncIterator[FileSystem]:
-        yield self.disks[root]
+        disk = self.disks[root]
+        async with trio.open_nursery() as hands:
+            disk.hands = hands
+            try:
+                yield disk
+            finally:
+                disk.hands = None
 
     def config(self, group: str) -> BrokerConfig:
         """The configuration of this node's replica of a group."""

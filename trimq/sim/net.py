@@ -26,6 +26,8 @@ WINDOW_BYTES = 256 << 10
 """What a sender may have under way and unread on one connection."""
 YIELD_SHARE = 0.25
 """How often a send lets others run first, although there is room: a real one always does, and it costs a turn."""
+SHORT_SHARE = 0.05
+"""How often a prompt send takes less than there is room for."""
 DEAD_AFTER_S = 15.0
 """A connection whose bytes are not acknowledged for so long is reset, as by TCP_USER_TIMEOUT."""
 
@@ -106,6 +108,18 @@ class SimStream:
                 continue
             self._net.transmit(pipe, bytes(view[:room]))
             view = view[room:]
+
+    def send_now(self, data: bytes) -> int:
+        """See `trimq.env.Prompt`: a full window, or a part now and then, leaves the rest to `send_all`."""
+        pipe = self._out
+        if self._closed or pipe.reset or self._in.reset:
+            return 0
+        size = min(len(data), max(0, WINDOW_BYTES - pipe.under_way - len(pipe.arrived)))
+        if size and self._net.rng.random() < SHORT_SHARE:
+            size = self._net.rng.randrange(size)
+        if size:
+            self._net.transmit(pipe, data[:size])
+        return size
 
     async def aclose(self) -> None:
         if not self._closed:
