@@ -42,6 +42,16 @@ class MemoryStream:
         self._in, self._out = incoming, outgoing
         self.closed = False
 
+    def send_now(self, data: bytes) -> int:
+        """At most `prompt_bytes` at a time, however much room there is."""
+        pipe = self._out
+        if self.closed or pipe.reset or self._in.reset:
+            return 0
+        size = min(len(data), pipe.net.prompt_bytes, BUFFER_BYTES - len(pipe.data))
+        pipe.data += data[:size]
+        pipe.poke()
+        return size
+
     async def receive_some(self, max_bytes: int) -> bytes:
         await trio.lowlevel.checkpoint()
         pipe = self._in
@@ -128,6 +138,8 @@ class MemoryNetwork:
         self.listeners: dict[tuple[str, int], trio.MemorySendChannel[MemoryStream]] = {}
         self.pipes: list[_Pipe] = []
         self.connections = 0
+        self.prompt_bytes = BUFFER_BYTES
+        """What a prompt send takes at once."""
         self.healed = trio.Event()
         self._cuts: set[tuple[str, str]] = set()
 

@@ -133,6 +133,43 @@ async def test_control_messages_of_all_groups_leave_in_one_frame_before_data(aut
         assert both.b.link(A).received_frames - frames == 3
 
 
+@pytest.mark.parametrize("prompt_bytes", [0, 7, 100, 1 << 20])
+async def test_prompt_messages_stay_in_order_whatever_goes_out_at_once(
+    prompt_bytes: int, autojump_clock: MockClock
+) -> None:
+    one, two = Party("n0"), Party("n1")
+    async with pair(g=(one, two)) as both:
+        both.net.prompt_bytes = prompt_bytes
+        link = both.a.link(B)
+        sent = []
+        for number in range(60):
+            body = b"%d " % number * (number % 5 * 50)
+            link.send_data("g", ["entries", number], [body], prompt=number % 3 != 1)
+            sent.append((["entries", number], body))
+            if number % 7 == 0:
+                link.send_control("g", ["reply", number], prompt=number % 2 == 0)
+            if number % 11 == 0:
+                await trio.lowlevel.checkpoint()  # the sender may be in the middle of its work
+        await trio.sleep(0.1)
+        assert [message for message in two.got if message[0][0] == "entries"] == sent
+        assert [fields[1] for fields, _body in two.got if fields[0] == "reply"] == list(range(0, 60, 7))
+
+
+async def test_what_is_sent_promptly_leaves_in_this_very_pass_with_what_waits(autojump_clock: MockClock) -> None:
+    one, two = Party("n0"), Party("n1")
+    async with pair(g=(one, two)) as both:
+        link = both.a.link(B)
+        session = link.session
+        assert session is not None
+        link.send_control("g", ["beat", 1])
+        link.send_data("g", ["entries", 2], [b"ab"])
+        assert session.data_bytes > 0
+        link.send_control("g", ["reply", 3], prompt=True)
+        assert (len(session.control), len(session.data), session.data_bytes) == (0, 0, 0)
+        await trio.sleep(0.1)
+        assert [fields for fields, _body in two.got] == [["beat", 1], ["reply", 3], ["entries", 2]]
+
+
 async def test_the_application_channel_is_separate(autojump_clock: MockClock) -> None:
     one, two = Party("n0"), Party("n1")
     async with pair(g=(one, two)) as both:

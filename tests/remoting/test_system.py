@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import resource
 import socket
 import struct
@@ -13,6 +14,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 import trio.lowlevel
+import trio.testing
 
 from trimq.env import Stream
 from trimq.logs import FactsFormatter
@@ -49,6 +51,51 @@ async def test_both_ends_know_the_addresses_of_a_connection() -> None:
 async def test_a_port_in_use_is_an_oserror_before_started() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
         await RemotingServer(Addresses()).serve(TrioNetwork(), "127.0.0.1", taken.getsockname()[1])
+
+
+@pytest.mark.trio
+async def test_what_was_sent_together_is_read_together_and_the_end_comes_behind_it() -> None:
+    sent = random.Random(1).randbytes(300_000)
+    got: list[bytes] = []
+    ended = trio.Event()
+
+    async def handle(stream: Stream) -> None:
+        await trio.sleep(0.1)  # everything has arrived
+        while data := await stream.receive_some(200_000):
+            got.append(data)
+        ended.set()
+
+    async with trio.open_nursery() as nursery:
+        port: int = await nursery.start(TrioNetwork().serve, handle, "127.0.0.1", 0)
+        stream = await TrioNetwork().connect("127.0.0.1", port)
+        await stream.send_all(sent)
+        await stream.aclose()
+        with trio.fail_after(10):
+            await ended.wait()
+        nursery.cancel_scope.cancel()
+    assert b"".join(got) == sent
+    assert [len(data) for data in got] == [200_000, 100_000]
+
+
+@pytest.mark.trio
+async def test_a_stream_that_is_closed_while_somebody_reads_says_so() -> None:
+    async def handle(stream: Stream) -> None:
+        await trio.sleep_forever()
+
+    async def read(stream: Stream) -> None:
+        with pytest.raises(ConnectionError):
+            await stream.receive_some(1)
+
+    async with trio.open_nursery() as nursery:
+        port: int = await nursery.start(TrioNetwork().serve, handle, "127.0.0.1", 0)
+        stream = await TrioNetwork().connect("127.0.0.1", port)
+        async with trio.open_nursery() as reading:
+            reading.start_soon(read, stream)
+            await trio.testing.wait_all_tasks_blocked()
+            await stream.aclose()
+        with pytest.raises(ConnectionError):
+            await stream.receive_some(1)
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.trio

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
-from broker.store.commit_log import LogFault, open_commit_log
+from broker.store.commit_log import CommitLog, LogFault, open_commit_log
 from broker.store.entry import START, Entry, EntryKind, seal_entry
 from broker.store.errors import LogMismatch, LogUnusable, NoSpace, StoreRefused
 from broker.store.fs import FileSystem, RealFileSystem
+from broker.store.fs_memory import MemoryFileSystem
 from broker.store.recovery import Verdict
 from tests.store.support import LINEAGE, SEGMENT, chain, data, fill, memory, whole
 
@@ -377,3 +379,91 @@ async def _in_scope(call: Callable[[], Awaitable[None]], *, task_status: trio.Ta
     with trio.CancelScope() as scope:
         task_status.started(scope)
         await call()
+
+
+@asynccontextmanager
+async def _prompt_log(kind: str, root: Path) -> AsyncIterator[tuple[CommitLog, MemoryFileSystem]]:
+    """A log whose writes can be begun, and its disk where that is one in memory."""
+    async with trio.open_nursery() as hands:
+        disk = memory()
+        disk.hands = hands
+        async with open_commit_log(disk if kind == "memory" else RealFileSystem(root)) as log:
+            yield log, disk
+
+
+async def _begin(log: CommitLog, entries: Sequence[Entry]) -> OSError | None:
+    """Returns how it ended. Raises AssertionError when it is not begun at all."""
+    ended = trio.Event()
+    how: list[OSError | None] = []
+
+    def done(error: OSError | None) -> None:
+        how.append(error)
+        ended.set()
+
+    assert log.begin_append(entries, done)
+    assert not how
+    with trio.fail_after(10):
+        await ended.wait()
+    return how[0]
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("kind", ["real", "memory"])
+async def test_a_begun_append_gives_the_same_log(kind: str, tmp_path: Path) -> None:
+    async with _prompt_log(kind, tmp_path) as (log, disk):
+        entries = await fill(log, 5)
+        more = chain(log.last, 60, segment_bytes=log.segment_bytes)
+        at = 0
+        for step in (1, 9, 50):
+            assert await _begin(log, more[at : at + step]) is None
+            at += step
+            assert log.last == log.durable == more[at - 1].id
+            assert log.sync_started_at is None
+        assert [log.entry_id(e.index) for e in more] == [e.id for e in more]
+        assert data(await whole(log)) == data([*entries, *more])
+        disk.hands = None
+    async with open_commit_log(disk if kind == "memory" else RealFileSystem(tmp_path)) as log:
+        assert log.verdict is Verdict.NORMAL
+        assert data(await whole(log)) == data([*entries, *more])
+
+
+@pytest.mark.trio
+async def test_what_has_to_wait_for_something_is_not_begun(tmp_path: Path) -> None:
+    def never(error: OSError | None) -> None:
+        raise AssertionError("nothing was begun")
+
+    async with _prompt_log("memory", tmp_path) as (log, _disk):
+        await log.form(LINEAGE, SEGMENT)
+        first = chain(log.last, 1, segment_bytes=log.segment_bytes)
+        assert not log.begin_append(first, never)  # the clean mark stands, no file is open
+        await log.append(first)
+        assert not log.begin_append(chain(START, 1), never)  # does not chain
+        rest = chain(log.last, 130, segment_bytes=log.segment_bytes)
+        crossing = next(at for at, e in enumerate(rest) if e.position // SEGMENT != rest[0].position // SEGMENT)
+        assert not log.begin_append(rest[: crossing + 1], never)  # spans two segments
+        assert await _begin(log, rest[:crossing]) is None
+        assert not log.begin_append(rest[crossing : crossing + 1], never)  # the next file is not open yet
+        await log.append(rest[crossing:])
+        await log.mark_clean()
+        assert not log.begin_append(chain(log.last, 1, segment_bytes=log.segment_bytes), never)
+        await log.append(chain(log.last, 1, segment_bytes=log.segment_bytes))
+        ended = trio.Event()
+        assert log.begin_append(chain(log.last, 1, segment_bytes=log.segment_bytes), lambda _error: ended.set())
+        assert not log.begin_append(chain(log.last, 1, segment_bytes=log.segment_bytes), never)  # one at a time
+        with pytest.raises(LogUnusable, match="two tasks"):
+            await log.append(chain(log.last, 1, segment_bytes=log.segment_bytes))
+        with trio.fail_after(10):
+            await ended.wait()
+
+
+@pytest.mark.trio
+async def test_a_begun_append_that_fails_leaves_the_log_impaired(tmp_path: Path) -> None:
+    async with _prompt_log("memory", tmp_path) as (log, disk):
+        await fill(log, 3)
+        before = log.last
+        disk.fail("sync", "commitlog/*", times=1)
+        error = await _begin(log, chain(log.last, 1, segment_bytes=log.segment_bytes))
+        assert error is not None
+        assert (log.last, log.durable, log.fault is not None) == (before, before, True)
+        with pytest.raises(LogUnusable):
+            await log.append(chain(log.last, 1, segment_bytes=log.segment_bytes))

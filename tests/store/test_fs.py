@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 
-from broker.store.fs import FileSystem, RealFileSystem, check_path, file_size, open_file_system, read_whole, write_whole
+from broker.store.fs import (
+    FileSystem,
+    PromptFile,
+    RealFileSystem,
+    check_path,
+    file_size,
+    open_file_system,
+    read_whole,
+    write_whole,
+)
 from broker.store.fs_memory import MemoryFileSystem
 
 
@@ -178,3 +190,73 @@ async def test_a_store_is_opened_once(tmp_path: Path) -> None:
                 pass
     async with open_file_system(tmp_path / "new" / "root"):
         pass
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("kind", ["real", "memory"])
+async def test_writes_that_are_only_begun_end_in_order_on_the_disk_and_in_a_later_pass(
+    kind: str, tmp_path: Path
+) -> None:
+    async with trio.open_nursery() as hands:
+        memory = MemoryFileSystem(random.Random(1))
+        memory.hands = hands
+        fs: FileSystem = memory if kind == "memory" else RealFileSystem(tmp_path)
+        file = await fs.open("a", create=True)
+        assert isinstance(file, PromptFile)
+        ended: list[tuple[int, OSError | None]] = []
+        all_ended = trio.Event()
+
+        def note(number: int, error: OSError | None) -> None:
+            ended.append((number, error))
+            if len(ended) == 3:
+                all_ended.set()
+
+        for number in range(3):
+            file.begin_write(number * 4, [b"%d" % number, b"abc"], partial(note, number))
+        assert ended == []
+        with trio.fail_after(10):
+            await all_ended.wait()
+        assert sorted(ended) == [(0, None), (1, None), (2, None)]
+        assert await file.pread(0, 100) == b"0abc1abc2abc"
+        if kind == "memory":
+            assert not memory.unsynced("a")
+        await file.aclose()
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("kind", ["real", "memory"])
+async def test_a_begun_write_that_fails_is_final_for_the_file(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with trio.open_nursery() as hands:
+        memory = MemoryFileSystem(random.Random(1))
+        memory.hands = hands
+        fs: FileSystem = memory if kind == "memory" else RealFileSystem(tmp_path)
+        file = await fs.open("a", create=True)
+        assert isinstance(file, PromptFile)
+        if kind == "memory":
+            memory.fail("sync", "a", times=1)
+        else:
+            monkeypatch.setattr(os, "fdatasync", _broken)
+        ended: list[OSError | None] = []
+        told = trio.Event()
+
+        def note(error: OSError | None) -> None:
+            ended.append(error)
+            told.set()
+
+        file.begin_write(0, [b"abc"], note)
+        with trio.fail_after(10):
+            await told.wait()
+        monkeypatch.undo()
+        assert [error.errno for error in ended if error is not None] == [errno.EIO]
+        with pytest.raises(OSError, match="final"):
+            await file.write(0, [b"abc"], sync=True)
+        with pytest.raises(OSError, match="final"):
+            file.begin_write(0, [b"abc"], note)
+        assert len(ended) == 1
+        await file.aclose()
+
+
+def _broken(_fd: int) -> None:
+    raise OSError(errno.EIO, "broken")

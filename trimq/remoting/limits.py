@@ -22,7 +22,7 @@ class Limits:
     connections_max: int = 10_000
     """Further ones are closed at once. Keep it below the descriptor limit: segments and peer links need some too."""
 
-    read_bytes: int = 256 * 1024
+    read_bytes: int = 512 * 1024
     """At most this much is read, and handled in one pass."""
 
     frames_per_pass_max: int = 1024
