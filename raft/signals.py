@@ -12,7 +12,7 @@ __all__ = ["Signal"]
 class Signal:
     """An event that re-arms itself. Many `set` before the owner runs are one wake-up.
 
-    A group's owner waits some eight times for a message that is sent alone, so there is no object for each wait.
+    A group's tasks wait several times for a message that is sent alone, so there is no object for each wait.
     """
 
     __slots__ = ("_set", "_waiter")

@@ -5,13 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Protocol, cast
 
 import pytest
 import trio
 
 from broker.store.fs import (
+    File,
     FileSystem,
     PromptFile,
     RealFileSystem,
@@ -192,17 +196,27 @@ async def test_a_store_is_opened_once(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.trio
-@pytest.mark.parametrize("kind", ["real", "memory"])
-async def test_writes_that_are_only_begun_end_in_order_on_the_disk_and_in_a_later_pass(
-    kind: str, tmp_path: Path
-) -> None:
+class _BothFile(File, PromptFile, Protocol):
+    """A file that takes writes either way."""
+
+
+@asynccontextmanager
+async def _prompt_file(kind: str, root: Path) -> AsyncIterator[tuple[_BothFile, MemoryFileSystem]]:
+    """An open file, and the disk in memory that it is on if it is on one."""
     async with trio.open_nursery() as hands:
         memory = MemoryFileSystem(random.Random(1))
         memory.hands = hands
-        fs: FileSystem = memory if kind == "memory" else RealFileSystem(tmp_path)
+        fs: FileSystem = memory if kind == "memory" else RealFileSystem(root)
         file = await fs.open("a", create=True)
         assert isinstance(file, PromptFile)
+        yield cast("_BothFile", file), memory
+        await file.aclose()
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("kind", ["real", "memory"])
+async def test_writes_that_are_only_begun_end_on_the_disk_and_in_a_later_pass(kind: str, tmp_path: Path) -> None:
+    async with _prompt_file(kind, tmp_path) as (file, memory):
         ended: list[tuple[int, OSError | None]] = []
         all_ended = trio.Event()
 
@@ -220,7 +234,6 @@ async def test_writes_that_are_only_begun_end_in_order_on_the_disk_and_in_a_late
         assert await file.pread(0, 100) == b"0abc1abc2abc"
         if kind == "memory":
             assert not memory.unsynced("a")
-        await file.aclose()
 
 
 @pytest.mark.trio
@@ -228,12 +241,7 @@ async def test_writes_that_are_only_begun_end_in_order_on_the_disk_and_in_a_late
 async def test_a_begun_write_that_fails_is_final_for_the_file(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with trio.open_nursery() as hands:
-        memory = MemoryFileSystem(random.Random(1))
-        memory.hands = hands
-        fs: FileSystem = memory if kind == "memory" else RealFileSystem(tmp_path)
-        file = await fs.open("a", create=True)
-        assert isinstance(file, PromptFile)
+    async with _prompt_file(kind, tmp_path) as (file, memory):
         if kind == "memory":
             memory.fail("sync", "a", times=1)
         else:
@@ -255,7 +263,6 @@ async def test_a_begun_write_that_fails_is_final_for_the_file(
         with pytest.raises(OSError, match="final"):
             file.begin_write(0, [b"abc"], note)
         assert len(ended) == 1
-        await file.aclose()
 
 
 def _broken(_fd: int) -> None:
